@@ -1,0 +1,84 @@
+# `make` lists the targets. Each of them makes .venv first, where it is missing or older than the locks.
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+BIN := .venv/bin
+PYTHON_SOURCES := $(wildcard src tests bench scripts)
+
+# A virtual environment works only where it was made, and with the interpreter that made it: check both.
+ifneq ($(shell $(BIN)/python -c '' 2>/dev/null && cat .venv/.stamp 2>/dev/null),$(CURDIR))
+.PHONY: .venv/.stamp
+endif
+.venv/.stamp: requirements/build.txt requirements/dev.txt pyproject.toml scripts/setup.sh
+	@PYTHON='$(PYTHON)' sh scripts/setup.sh
+
+.PHONY: help
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
+
+.PHONY: setup
+setup: .venv/.stamp ## Make .venv with the command pg-analytics in it (PYTHON=… chooses the interpreter)
+	@:
+
+.PHONY: demo
+demo: .venv/.stamp ## Serve demo data on servers of its own, until Ctrl-C (ARGS=--fresh starts over)
+	@$(BIN)/pg-analytics demo $(ARGS)
+
+.PHONY: test
+test: .venv/.stamp ## Run every test, on DATABASE_URL and REDIS_URL or on servers of their own (ARGS='-k cache')
+	@$(BIN)/python -m pytest -q -n logical $(ARGS)
+
+.PHONY: test-wheel
+test-wheel: .venv/.stamp ## Run the tests that start servers again, on those that come as wheels
+	@PG_ANALYTICS_SERVERS=wheel $(BIN)/python -m pytest -q -n logical -m servers $(ARGS)
+
+.PHONY: check
+check: check-python check-sql check-docker check-docs check-wheel ## Check everything that can be checked without running the tests
+
+.PHONY: check-python
+check-python: .venv/.stamp ## … format, lint, types and the direction of imports
+	$(BIN)/ruff format --quiet --check $(PYTHON_SOURCES)
+	$(BIN)/ruff check --quiet $(PYTHON_SOURCES)
+	$(BIN)/mypy $(PYTHON_SOURCES)
+	$(BIN)/lint-imports --no-logo
+
+# Left out of squawk: the migration runner sets both timeouts; identity columns cannot be distributed over
+# servers; a count of minutes, cents or attempts fits an integer.
+.PHONY: check-sql
+check-sql: .venv/.stamp ## … SQL style, and what a migration would lock or break
+	$(BIN)/sqlfluff lint --processes 0 src
+	$(BIN)/squawk --assume-in-transaction --pg-version 14 src/pg_analytics/postgres/migrations/*.sql \
+		--exclude require-lock-timeout,require-statement-timeout,prefer-identity,prefer-bigint-over-int
+
+.PHONY: check-docker
+check-docker: .venv/.stamp ## … the Dockerfile and the compose file
+	$(BIN)/hadolint docker/Dockerfile
+	$(BIN)/yamllint --strict -d '{extends: default, rules: {line-length: {max: 110}}}' docker-compose.yml
+	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.compose-spec docker-compose.yml
+
+.PHONY: check-docs
+check-docs: .venv/.stamp ## … the commands and links of the documentation
+	$(BIN)/python scripts/check_docs.py
+
+.PHONY: check-wheel
+check-wheel: .venv/.stamp ## … the built wheel: whole, and running on the run-time lock alone
+	$(BIN)/python scripts/check_wheel.py
+
+.PHONY: fmt
+fmt: .venv/.stamp ## Format Python and SQL, and mend what the linters can mend
+	@$(BIN)/ruff check --quiet --fix $(PYTHON_SOURCES) || true
+	@$(BIN)/ruff format $(PYTHON_SOURCES)
+	@$(BIN)/sqlfluff fix --quiet src || true
+
+.PHONY: lock
+lock: ## Write requirements/*.txt anew from pyproject.toml (needs uv; UPGRADE=1 takes newer versions)
+	@UPGRADE='$(UPGRADE)' sh scripts/lock.sh
+
+.PHONY: clean
+clean: ## Remove what checks and tests leave behind
+	@rm -rf build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	@find $(PYTHON_SOURCES) -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.PHONY: distclean
+distclean: clean ## … and .venv
+	@rm -rf .venv

@@ -1,0 +1,215 @@
+"""The composition root: settings become pools, services and routes. The only module that knows everybody."""
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+import asyncpg
+import structlog
+from granian.constants import HTTPModes, Interfaces
+from granian.http import HTTP1Settings
+from granian.server.embed import Server
+from starlette.routing import Mount, Router
+from starlette.types import ASGIApp
+
+from pg_analytics import settings as settings_module
+from pg_analytics.audit import routes as audit_routes
+from pg_analytics.events.seed import seed
+from pg_analytics.health import routes as health_routes
+from pg_analytics.health.probes import Probes
+from pg_analytics.http import gateway
+from pg_analytics.http.auth import ManagementKey
+from pg_analytics.postgres.migrate import migrate
+from pg_analytics.postgres.pool import LOST, Postgres, connection_options, describe
+from pg_analytics.recompute import routes as recompute_routes
+from pg_analytics.recompute.trigger import Trigger
+from pg_analytics.recompute.worker import Workers, WorkerSettings
+from pg_analytics.redis.client import RedisClient
+from pg_analytics.reports import routes as report_routes
+from pg_analytics.reports.cache import ReportCache
+from pg_analytics.reports.catalog import Catalog, install_builtin_reports
+from pg_analytics.reports.run import ReportRunner
+from pg_analytics.settings import Settings
+
+_log: Final = structlog.get_logger(__name__)
+
+BASE_PATH: Final = "/api/v1"
+
+#: How long a start waits for a PostgreSQL that is still starting.
+_START_PATIENCE_S: Final = 30
+_CONNECT_TIMEOUT: Final = timedelta(seconds=5)
+_PREPARE_TIMEOUT: Final = timedelta(minutes=10)
+_CHUNK_TIMEOUT: Final = timedelta(minutes=10)
+
+
+class StartError(Exception):
+    """The service cannot start. One line for a person."""
+
+
+def utc_now() -> datetime:
+    """The clock of the service."""
+    return datetime.now(UTC)
+
+
+async def prepare_database(settings: Settings, *, migrate_schema: bool, seed_events: bool) -> None:
+    """Migrate, enter the built-in reports and seed, as asked; waits for a PostgreSQL that is still starting."""
+    if not (migrate_schema or seed_events):
+        return
+    connection = await connect_patiently(settings_module.require_database(settings))
+    try:
+        if migrate_schema:
+            for migration in await migrate(connection):
+                _log.info("migrated", migration=migration.name)
+            await install_builtin_reports(connection)
+        if seed_events and (count := await seed(connection, today=utc_now().date())):
+            _log.info("seeded", events=count)
+    finally:
+        await connection.close(timeout=5)
+
+
+async def connect_patiently(url: str) -> "asyncpg.Connection[asyncpg.Record]":
+    """A connection for set-up work; `StartError` if PostgreSQL does not let us in for half a minute."""
+    patience = asyncio.get_running_loop().time() + _START_PATIENCE_S
+    while True:
+        try:
+            return await asyncpg.connect(url, **connection_options("setup", _CONNECT_TIMEOUT, _PREPARE_TIMEOUT))
+        except (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError) as error:
+            raise StartError(f"DATABASE_URL: PostgreSQL refuses the connection ({type(error).__name__})") from None
+        except LOST as error:
+            if asyncio.get_running_loop().time() > patience:
+                raise StartError(f"DATABASE_URL: PostgreSQL cannot be reached ({describe(error)})") from None
+            _log.warning("waiting_for_postgres", error=describe(error))
+            await asyncio.sleep(1)
+
+
+@asynccontextmanager
+async def workers(settings: Settings) -> AsyncIterator[Workers]:
+    """`RECOMPUTE_WORKERS` workers at work."""
+    url = settings_module.require_database(settings)
+    count = settings.recompute_workers
+    postgres = Postgres(
+        url,
+        size=max(1, 2 * count),
+        timeout=settings.postgres_timeout,
+        name="worker",
+        statement_timeout=_CHUNK_TIMEOUT,
+    )
+    redis = RedisClient(settings_module.require_redis(settings), timeout=settings.redis_timeout)
+    times = WorkerSettings(lease=settings.recompute_lease, lock_ttl=settings.recompute_lock_ttl)
+    running = Workers(url, postgres, redis, count=count, settings=times)
+    await postgres.open()
+    await running.start()
+    try:
+        yield running
+    finally:
+        await running.stop()
+        await postgres.close()
+        await redis.close()
+
+
+@asynccontextmanager
+async def application(settings: Settings, *, clock: Callable[[], datetime] = utc_now) -> AsyncIterator[ASGIApp]:
+    """The HTTP application with everything behind it running."""
+    url = settings_module.require_database(settings)
+    redis_url = settings_module.require_redis(settings)
+    key = ManagementKey(settings_module.require_management_key(settings))
+    postgres = Postgres(url, size=settings.postgres_pool_size, timeout=settings.postgres_timeout, name="api")
+    redis = RedisClient(redis_url, timeout=settings.redis_timeout)
+    probe_redis = RedisClient(redis_url, timeout=settings.redis_timeout)
+    probes = Probes(url, probe_redis)
+    cache = ReportCache(redis)
+    catalog = Catalog(url, postgres, cache)
+    runner = ReportRunner(catalog, cache, postgres, max_range_days=settings.max_report_range_days, clock=clock)
+    trigger = Trigger(
+        postgres=postgres,
+        redis=redis,
+        lock_ttl=settings.recompute_lock_ttl,
+        queue_size=settings.recompute_queue_size,
+        max_range_days=settings.max_report_range_days,
+    )
+    api = [
+        *health_routes.routes(probes, version=settings.version, clock=clock),
+        *report_routes.routes(postgres, runner),
+        *recompute_routes.routes(postgres, trigger, key, body_timeout=settings.http_read_timeout),
+        *audit_routes.routes(postgres, key),
+    ]
+    # A router of its own, since the one that Mount makes would redirect a trailing slash.
+    mounted = Mount(BASE_PATH, app=Router(routes=api, redirect_slashes=False))
+    routes = [mounted, *health_routes.probe_routes(probes)]
+    await postgres.open()
+    await catalog.start()
+    try:
+        yield gateway.build(routes, deadline=settings.http_write_timeout)
+    finally:
+        await catalog.stop()
+        await probes.close()
+        await postgres.close()
+        await redis.close()
+        await probe_redis.close()
+
+
+async def serve(settings: Settings, *, on_ready: Callable[[], None] = lambda: None) -> None:
+    """Prepare the database, then answer requests and perform runs until SIGTERM or SIGINT."""
+    settings_module.require_management_key(settings)
+    settings_module.require_redis(settings)
+    await prepare_database(settings, migrate_schema=settings.auto_migrate, seed_events=settings.auto_seed)
+    stopping = stop_signal()
+    async with application(settings) as asgi, workers(settings):
+        server = Server(
+            asgi,
+            address=settings.host,
+            port=settings.port,
+            interface=Interfaces.ASGI,
+            http=HTTPModes.http1,
+            websockets=False,
+            backlog=1024,
+            http1_settings=HTTP1Settings(header_read_timeout=_milliseconds(settings.http_read_timeout)),
+            log_enabled=False,
+        )
+        serving = asyncio.create_task(server.serve(), name="http-server")
+        waiting = asyncio.create_task(stopping.wait())
+        _log.info("listening", url=f"http://{settings.host}:{settings.port}", version=settings.version)
+        on_ready()
+        await asyncio.wait({serving, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        _log.info("stopping")
+        waiting.cancel()
+        server.stop()
+        _, late = await asyncio.wait({serving}, timeout=settings.http_shutdown_timeout.total_seconds())
+        if late:
+            _log.warning("requests_cut_off", after_s=settings.http_shutdown_timeout.total_seconds())
+            serving.cancel()
+    _log.info("stopped")
+
+
+async def work(settings: Settings) -> None:
+    """Perform runs until SIGTERM or SIGINT."""
+    await prepare_database(settings, migrate_schema=settings.auto_migrate, seed_events=False)
+    stopping = stop_signal()
+    async with workers(settings):
+        _log.info("working", workers=settings.recompute_workers)
+        await stopping.wait()
+        _log.info("stopping")
+    _log.info("stopped")
+
+
+def stop_signal() -> asyncio.Event:
+    """Set by SIGTERM or SIGINT; a second one ends the process at once."""
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def stop(number: signal.Signals) -> None:
+        if stopping.is_set():
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        stopping.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop, number)
+    return stopping
+
+
+def _milliseconds(duration: timedelta) -> int:
+    return int(duration.total_seconds() * 1000)

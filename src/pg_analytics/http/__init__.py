@@ -1,0 +1,1 @@
+"""The HTTP ground rules that every endpoint shares: envelope, parameters, bodies, authentication. No feature."""

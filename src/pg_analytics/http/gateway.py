@@ -1,0 +1,120 @@
+"""The outermost layer: every request gets an id, a deadline, a log line and, whatever happens, an envelope."""
+
+import asyncio
+import re
+import time
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Final
+from urllib.parse import unquote_to_bytes
+from uuid import uuid4
+
+import structlog
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from pg_analytics.errors import ErrorCode, ServiceError, invalid, not_found, unavailable
+from pg_analytics.http.envelope import failure
+
+_log: Final = structlog.get_logger(__name__)
+_SANE_REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
+
+
+def build(routes: Sequence[BaseRoute], *, deadline: timedelta) -> ASGIApp:
+    """The ASGI application that serves `routes`; a request that takes longer than `deadline` is answered 503."""
+    application = Starlette(
+        routes=routes,
+        exception_handlers={HTTPException: _routing_failed, ServiceError: _service_error, Exception: _defect},
+    )
+    application.router.redirect_slashes = False
+    return _Gateway(application, deadline)
+
+
+class _Gateway:
+    def __init__(self, application: ASGIApp, deadline: timedelta) -> None:
+        self._application = application
+        self._deadline_s = deadline.total_seconds()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        request_id = _request_id(scope)
+        scope.setdefault("state", {})["request_id"] = request_id
+        status = 0
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id.encode())]
+            await send(message)
+
+        started = time.perf_counter()
+        with structlog.contextvars.bound_contextvars(request_id=request_id):
+            try:
+                async with asyncio.timeout(self._deadline_s):
+                    await self._answer(scope, receive, send_with_id)
+            except TimeoutError:
+                if status == 0:
+                    late = failure(unavailable(f"no answer within {self._deadline_s:g} seconds"))
+                    await late(scope, receive, send_with_id)
+            except Exception:  # the answer of a defect has gone out; its cause belongs into the log, and only there
+                _log.exception("defect", method=scope["method"], path=scope["path"])
+            _log.info(
+                "request",
+                method=scope["method"],
+                path=scope["path"],
+                status=status,
+                duration_ms=round((time.perf_counter() - started) * 1000, 2),
+            )
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        wrong = _wrong_path(scope)
+        if wrong is not None:
+            await failure(wrong)(scope, receive, send)
+        else:
+            await self._application(scope, receive, send)
+
+
+def _request_id(scope: Scope) -> str:
+    for name, value in scope["headers"]:
+        if name == b"x-request-id" and _SANE_REQUEST_ID.fullmatch(value):
+            return str(value.decode("ascii"))
+    return uuid4().hex
+
+
+def _wrong_path(scope: Scope) -> ServiceError | None:
+    """The server decodes a path leniently; here it must be text without NUL."""
+    try:
+        decoded = unquote_to_bytes(scope["raw_path"]).decode("utf-8")
+    except UnicodeDecodeError:
+        return invalid("path", "must be UTF-8")
+    return invalid("path", "must not hold a NUL character") if "\x00" in decoded else None
+
+
+async def _service_error(_request: Request, error: Exception) -> Response:
+    return failure(error) if isinstance(error, ServiceError) else await _defect(_request, error)
+
+
+async def _routing_failed(_request: Request, error: Exception) -> Response:
+    if isinstance(error, HTTPException) and error.status_code == ErrorCode.METHOD_NOT_ALLOWED.status:
+        allowed = (error.headers or {}).get("Allow", "")
+        return failure(
+            ServiceError(
+                ErrorCode.METHOD_NOT_ALLOWED,
+                f"this route answers {allowed}",
+                headers={"Allow": allowed},
+            )
+        )
+    return failure(not_found("route"))
+
+
+async def _defect(request: Request, _error: Exception) -> Response:
+    request_id = request.scope["state"]["request_id"]
+    return failure(
+        ServiceError(ErrorCode.INTERNAL_ERROR, f"internal error; request id {request_id}", details={"request_id": request_id})
+    )

@@ -1,0 +1,170 @@
+"""Query parameters, read strictly: whatever is not understood is refused by name, never ignored or clamped.
+
+An endpoint declares its parameters as values of the classes below and reads them from a `Query`. The same
+declarations are what the reference documentation is checked against.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import date
+from typing import Any, Final, Generic, TypeVar
+from urllib.parse import unquote_to_bytes
+
+from pg_analytics.errors import invalid
+from pg_analytics.windows import FIRST_DAY, LAST_DAY, parse_day
+
+T = TypeVar("T")
+
+MAX_QUERY_BYTES: Final = 8192
+MAX_TEXT_CHARACTERS: Final = 255
+#: Keeps an offset within what PostgreSQL skips in reasonable time, and within its integers.
+MAX_OFFSET: Final = 1_000_000_000
+
+_WHOLE_NUMBER: Final = re.compile(r"\d{1,10}", re.ASCII)
+_BAD_ESCAPE: Final = re.compile(rb"%(?![0-9A-Fa-f]{2})")
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter(Generic[T]):
+    """A query parameter. Subclasses say how its text is parsed."""
+
+    name: str
+    default: T
+
+    @property
+    def allowed(self) -> str:
+        """What a value may be, in words."""
+        raise NotImplementedError
+
+    def parse(self, text: str) -> T:
+        """The value that `text` stands for; `ValueError` if it is not allowed."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, slots=True)
+class Integer(Parameter[int]):
+    """A whole number within bounds."""
+
+    minimum: int
+    maximum: int
+
+    @property
+    def allowed(self) -> str:
+        """What a value may be, in words."""
+        return f"must be a whole number from {self.minimum} to {self.maximum}"
+
+    def parse(self, text: str) -> int:
+        """The number; `ValueError` if it is none or out of bounds."""
+        if not _WHOLE_NUMBER.fullmatch(text) or not self.minimum <= int(text) <= self.maximum:
+            raise ValueError(text)
+        return int(text)
+
+
+@dataclass(frozen=True, slots=True)
+class Choice(Parameter[str | None]):
+    """One of a few words."""
+
+    choices: tuple[str, ...]
+    ignore_case: bool = False
+
+    @property
+    def allowed(self) -> str:
+        """What a value may be, in words."""
+        return f"must be one of {', '.join(self.choices)}"
+
+    def parse(self, text: str) -> str:
+        """The word, in lower case where case is ignored; `ValueError` if it is none of them."""
+        word = text.lower() if self.ignore_case and text.isascii() else text
+        if word not in self.choices:
+            raise ValueError(text)
+        return word
+
+
+@dataclass(frozen=True, slots=True)
+class Text(Parameter[str | None]):
+    """Any text of bounded length."""
+
+    @property
+    def allowed(self) -> str:
+        """What a value may be, in words."""
+        return f"must be text of at most {MAX_TEXT_CHARACTERS} characters"
+
+    def parse(self, text: str) -> str:
+        """The text itself; `ValueError` if it is too long."""
+        if len(text) > MAX_TEXT_CHARACTERS:
+            raise ValueError(text)
+        return text
+
+
+@dataclass(frozen=True, slots=True)
+class Day(Parameter[date | None]):
+    """A date."""
+
+    @property
+    def allowed(self) -> str:
+        """What a value may be, in words."""
+        return f"must be a date as YYYY-MM-DD, from {FIRST_DAY.isoformat()} to {LAST_DAY.isoformat()}"
+
+    def parse(self, text: str) -> date:
+        """The day; `ValueError` if there is no such day."""
+        return parse_day(text)
+
+
+OFFSET: Final = Integer("offset", 0, minimum=0, maximum=MAX_OFFSET)
+
+
+class Query:
+    """The parameters of one request, each given once and with a value."""
+
+    def __init__(self, raw: bytes) -> None:
+        """`raw` is the query string as it came; `ServiceError` (400) if it is malformed."""
+        if len(raw) > MAX_QUERY_BYTES:
+            raise invalid("query", f"must not be longer than {MAX_QUERY_BYTES} bytes")
+        self._values = _split(raw)
+
+    def allow(self, parameters: Iterable[Parameter[Any]]) -> None:
+        """400 for the first parameter that is none of `parameters`."""
+        names = [parameter.name for parameter in parameters]
+        for name in self._values:
+            if name not in names:
+                known = f"this endpoint takes {', '.join(names)}" if names else "this endpoint takes none"
+                raise invalid(name, f"unknown parameter; {known}")
+
+    def value(self, parameter: Parameter[T]) -> T:
+        """The value of `parameter`, or its default if it was not given; 400 if it is not allowed."""
+        text = self._values.get(parameter.name)
+        if text is None:
+            return parameter.default
+        try:
+            return parameter.parse(text)
+        except ValueError:
+            raise invalid(parameter.name, parameter.allowed) from None
+
+
+def _split(raw: bytes) -> Mapping[str, str]:
+    values: dict[str, str] = {}
+    for part in raw.split(b"&"):
+        if not part:
+            continue
+        raw_name, _, raw_value = part.partition(b"=")
+        name = _decode(raw_name, "query")[:MAX_TEXT_CHARACTERS]
+        value = _decode(raw_value, name)
+        if name in values:
+            raise invalid(name, "must be given once")
+        if not value:
+            raise invalid(name, "must have a value")
+        values[name] = value
+    return values
+
+
+def _decode(raw: bytes, parameter: str) -> str:
+    if _BAD_ESCAPE.search(raw):
+        raise invalid(parameter, "must be percent-encoded correctly")
+    try:
+        text = unquote_to_bytes(raw.replace(b"+", b" ")).decode("utf-8")
+    except UnicodeDecodeError:
+        raise invalid(parameter, "must be UTF-8") from None
+    if "\x00" in text:
+        raise invalid(parameter, "must not hold a NUL character")
+    return text

@@ -1,0 +1,145 @@
+"""Connections to PostgreSQL: one way to open them, one way to borrow one, one way to say that it is lost.
+
+Every connection speaks UTC, has a statement timeout, and loses an open transaction that idles. A pool opens
+its connections when they are first needed, so that a service may start, and answer from Redis, before
+PostgreSQL is back.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Final
+
+import asyncpg
+import structlog
+
+from pg_analytics.errors import ServiceError, unavailable
+
+if TYPE_CHECKING:  # asyncpg's classes are generic in its stubs only
+    from asyncpg.pool import PoolConnectionProxy
+
+    Connection = asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]
+else:
+    Connection = asyncpg.Connection
+
+_log: Final = structlog.get_logger(__name__)
+
+#: What asyncpg raises when PostgreSQL is gone, going, starting, full, read-only or too slow to answer.
+LOST: Final = (
+    OSError,  # refused, reset, and TimeoutError
+    EOFError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.ReadOnlySQLTransactionError,
+    asyncpg.InvalidAuthorizationSpecificationError,
+    asyncpg.InvalidCatalogNameError,
+    asyncpg.InterfaceError,
+)
+
+
+class Postgres:
+    """A bounded pool of connections to one database."""
+
+    def __init__(
+        self, url: str, *, size: int, timeout: timedelta, name: str, statement_timeout: timedelta | None = None
+    ) -> None:
+        """`timeout` bounds the wait for a connection and, unless `statement_timeout` says otherwise, each
+        statement. `name` shows in `pg_stat_activity`."""
+        self._url = url
+        self._size = size
+        self._timeout_s = timeout.total_seconds()
+        self._options = connection_options(name, timeout, statement_timeout)
+        self._pool: asyncpg.Pool[asyncpg.Record] | None = None
+
+    async def open(self) -> None:
+        """Make the pool; no connection is opened yet."""
+        self._pool = await asyncpg.create_pool(
+            self._url,
+            min_size=0,
+            max_size=self._size,
+            reset=_keep_session,
+            **self._options,
+        )
+
+    async def close(self) -> None:
+        """Close every connection, at once if they do not end within a second."""
+        if self._pool is None:
+            return
+        pool, self._pool = self._pool, None
+        try:
+            async with asyncio.timeout(1):
+                await pool.close()
+        except TimeoutError:
+            pool.terminate()
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[Connection]:
+        """Borrow a connection. `ServiceError` (503) when PostgreSQL is lost, before or during the block."""
+        try:
+            async with self.borrowed() as connection:
+                yield connection
+        except LOST as error:
+            if isinstance(error, asyncpg.DataError):
+                raise
+            _log.warning("postgres_lost", error=describe(error))
+            raise lost() from error
+
+    @asynccontextmanager
+    async def borrowed(self) -> AsyncIterator[Connection]:
+        """Borrow a connection, with the driver's own errors (for workers, which tell them apart)."""
+        if self._pool is None:
+            raise ConnectionError("the pool is closed")
+        async with self._pool.acquire(timeout=self._timeout_s) as connection:
+            try:
+                yield connection
+            except (TimeoutError, asyncio.CancelledError):
+                # A statement was left half-way. Giving the connection back would wait for a server that may be
+                # hung; it is dropped, and the server ends the statement by its own time limit.
+                connection.terminate()
+                raise
+
+
+def lost() -> ServiceError:
+    """503: PostgreSQL is needed and cannot be reached, or does not answer in time."""
+    return unavailable("the database cannot be reached or did not answer in time")
+
+
+def describe(error: BaseException) -> str:
+    """One line about an error for the log: its type and first line, without addresses or parameters."""
+    text = str(error).splitlines()
+    return f"{type(error).__name__}: {text[0]}" if text and not isinstance(error, OSError) else type(error).__name__
+
+
+def connection_options(
+    name: str, timeout: timedelta, statement_timeout: timedelta | None = None
+) -> dict[str, Any]:
+    """Keyword arguments of `asyncpg.connect` that every connection of ours shares.
+
+    The client's own time limit is a little longer than the server's: a server that is alive ends the statement
+    itself, and the client gives up only on one that is hung.
+    """
+    statement_s = (statement_timeout or timeout).total_seconds()
+    return {
+        "timeout": timeout.total_seconds(),
+        "command_timeout": statement_s + 1,
+        "server_settings": {
+            "application_name": f"pg-analytics {name}",
+            "timezone": "UTC",
+            "statement_timeout": f"{statement_s * 1000:.0f}",
+            "lock_timeout": f"{statement_s * 1000:.0f}",
+            "idle_in_transaction_session_timeout": "10000",
+            # Compiling a short statement takes longer than running it.
+            "jit": "off",
+        },
+    }
+
+
+async def _keep_session(connection: Connection) -> None:
+    """Give a connection back as it is: no statement of ours leaves session state, only perhaps a transaction.
+
+    asyncpg's own reset costs a round trip per request.
+    """
+    if connection.is_in_transaction():
+        await connection.execute("ROLLBACK")

@@ -1,0 +1,14 @@
+"""Statements live in `.sql` files next to the code that runs them; this module reads them."""
+
+from functools import cache
+from importlib import resources
+
+
+@cache
+def statement(package: str, name: str) -> str:
+    """Text of `sql/<name>.sql` inside the Python package `package`.
+
+    The head comment stays in: whoever looks at `pg_stat_activity` reads what the statement is for. asyncpg
+    prepares a statement once per connection, so the comment travels once.
+    """
+    return (resources.files(package) / "sql" / f"{name}.sql").read_text(encoding="utf-8")

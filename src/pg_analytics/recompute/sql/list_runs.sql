@@ -1,0 +1,8 @@
+-- A page of runs, newest first.
+-- Parameters: $1 status or NULL, $2 report slug or NULL, $3 limit, $4 offset.
+-- Index: recompute_runs_newest.
+SELECT *
+FROM recompute_runs
+WHERE ($1::text IS NULL OR status = $1) AND ($2::text IS NULL OR report_slug = $2)
+ORDER BY requested_at DESC, id DESC
+LIMIT $3 OFFSET $4

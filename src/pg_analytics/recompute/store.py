@@ -1,0 +1,200 @@
+"""The statements of the runs, one function each."""
+
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from typing import Any, Final
+from uuid import UUID
+
+import asyncpg
+import msgspec
+
+from pg_analytics.postgres.pool import Connection
+from pg_analytics.postgres.statements import statement
+from pg_analytics.windows import DayRange, Window
+
+#: Key of the advisory lock on the backlog.
+_BACKLOG_LOCK_KEY: Final = 0x7067_6162
+
+_INSERT_RUN: Final = statement(__package__, "insert_run")
+_LOCK_BACKLOG: Final = statement(__package__, "lock_backlog")
+_COUNT_PENDING: Final = statement(__package__, "count_pending")
+_FIND_ACTIVE_RUN: Final = statement(__package__, "find_active_run")
+_GET_RUN: Final = statement(__package__, "get_run")
+_LIST_RUNS: Final = statement(__package__, "list_runs")
+_COUNT_RUNS: Final = statement(__package__, "count_runs")
+_CLAIM_RUN: Final = statement(__package__, "claim_run")
+_RENEW_LEASE: Final = statement(__package__, "renew_lease")
+_RECORD_PROGRESS: Final = statement(__package__, "record_progress")
+_COMPLETE_RUN: Final = statement(__package__, "complete_run")
+_FAIL_RUN: Final = statement(__package__, "fail_run")
+_HAND_BACK_RUN: Final = statement(__package__, "hand_back_run")
+_CANCEL_RUN: Final = statement(__package__, "cancel_run")
+
+
+class Summary(msgspec.Struct, frozen=True):
+    """What a run has done so far, over all rollups. Rows: written, removed or replaced, and found equal."""
+
+    rows_deleted: int = 0
+    rows_inserted: int = 0
+    bucket_count: int = 0
+    rows_unchanged: int = 0
+    events_read: int = 0
+    duration_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """What a run rebuilds, as asked for: two runs of one scope are never active together."""
+
+    report_slug: str
+    window: Window
+    date_from: date
+    date_to: date
+
+    @property
+    def days(self) -> DayRange:
+        """The whole buckets to rebuild."""
+        return DayRange.inclusive(self.date_from, self.date_to).whole_buckets(self.window)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A row of `recompute_runs`. `remaining` (the oldest days of `covers`) is still to be rebuilt;
+    `failures` counts the attempts since the last progress that failed or went silent."""
+
+    id: UUID
+    scope: Scope
+    requested_by: str
+    status: str
+    requested_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    error_message: str | None
+    summary: Summary | None
+    covers: DayRange
+    remaining: DayRange
+    attempt: int
+    failures: int
+
+    @classmethod
+    def of(cls, row: asyncpg.Record) -> "Run":
+        """The run that `row` holds."""
+        summary = msgspec.json.decode(row["summary"])
+        return cls(
+            id=row["id"],
+            scope=Scope(row["report_slug"], Window(row["window_name"]), row["date_from"], row["date_to"]),
+            requested_by=row["requested_by"],
+            status=row["status"],
+            requested_at=row["requested_at"],
+            started_at=row["started_at"],
+            finished_at=row["finished_at"],
+            error_message=row["error_message"],
+            summary=msgspec.convert(summary, Summary) if summary else None,
+            covers=DayRange(row["covers_from"], row["covers_until"]),
+            remaining=DayRange(row["covers_from"], row["remaining_until"]),
+            attempt=row["attempt"],
+            failures=row["failures"],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A run that the caller now holds; `rescued` if another worker had let it go without a word."""
+
+    run: Run
+    rescued: bool
+
+
+async def insert_run(connection: Connection, run_id: UUID, scope: Scope, requested_by: str) -> Run:
+    """Put a run into the backlog; `asyncpg.UniqueViolationError` if its scope has an active run."""
+    days = scope.days
+    arguments: tuple[Any, ...] = (
+        scope.report_slug,
+        scope.window.value,
+        scope.date_from,
+        scope.date_to,
+        requested_by,
+        days.start,
+        days.end,
+        run_id,
+    )
+    return Run.of((await connection.fetch(_INSERT_RUN, *arguments))[0])
+
+
+async def lock_backlog(connection: Connection) -> None:
+    """Be the only trigger until the transaction ends."""
+    await connection.execute(_LOCK_BACKLOG, _BACKLOG_LOCK_KEY)
+
+
+async def count_pending(connection: Connection) -> int:
+    """How many runs wait."""
+    return int(await connection.fetchval(_COUNT_PENDING))
+
+
+async def find_active_run(connection: Connection, scope: Scope) -> UUID | None:
+    """The active run of exactly `scope`."""
+    found: UUID | None = await connection.fetchval(
+        _FIND_ACTIVE_RUN, scope.report_slug, scope.window.value, scope.date_from, scope.date_to
+    )
+    return found
+
+
+async def get_run(connection: Connection, run_id: UUID) -> Run | None:
+    """The run `run_id`."""
+    row = await connection.fetchrow(_GET_RUN, run_id)
+    return None if row is None else Run.of(row)
+
+
+async def list_runs(
+    connection: Connection, *, status: str | None, report_slug: str | None, limit: int, offset: int
+) -> list[Run]:
+    """A page of the runs that match, newest first."""
+    return [Run.of(row) for row in await connection.fetch(_LIST_RUNS, status, report_slug, limit, offset)]
+
+
+async def count_runs(connection: Connection, *, status: str | None, report_slug: str | None) -> int:
+    """How many runs match."""
+    return int(await connection.fetchval(_COUNT_RUNS, status, report_slug))
+
+
+async def claim_run(connection: Connection, lease: timedelta) -> Claim | None:
+    """Claim the oldest run that is due, for `lease`; None if there is none."""
+    row = await connection.fetchrow(_CLAIM_RUN, lease)
+    return None if row is None else Claim(Run.of(row), row["was_running"])
+
+
+async def renew_lease(connection: Connection, run: Run, lease: timedelta) -> bool:
+    """Whether the caller still holds `run`; if so, for another `lease`."""
+    return await connection.fetchval(_RENEW_LEASE, run.id, run.attempt, lease) is not None
+
+
+async def record_progress(
+    connection: Connection, run: Run, *, remaining: DayRange, summary: Summary, lease: timedelta
+) -> bool:
+    """Record that only `remaining` is left; False if the caller does not hold `run` any more and must roll back."""
+    held = await connection.fetchval(
+        _RECORD_PROGRESS, run.id, run.attempt, remaining.end, msgspec.json.encode(summary).decode(), lease
+    )
+    return held is not None
+
+
+async def complete_run(connection: Connection, run: Run, summary: Summary) -> bool:
+    """End `run` well; False if the caller does not hold it any more."""
+    encoded = msgspec.json.encode(summary).decode()
+    return await connection.fetchval(_COMPLETE_RUN, run.id, run.attempt, encoded) is not None
+
+
+async def fail_run(connection: Connection, run: Run, reason: str) -> bool:
+    """End `run` as failed; False if the caller does not hold it any more."""
+    return await connection.fetchval(_FAIL_RUN, run.id, run.attempt, reason) is not None
+
+
+async def hand_back_run(connection: Connection, run: Run, *, delay: timedelta, reason: str | None) -> bool:
+    """Put `run` back into the backlog, due after `delay`; False if the caller does not hold it any more."""
+    return await connection.fetchval(_HAND_BACK_RUN, run.id, run.attempt, delay, reason) is not None
+
+
+async def cancel_run(connection: Connection, run_id: UUID) -> Run | None:
+    """Cancel `run_id`; None if it has ended or does not exist."""
+    row = await connection.fetchrow(_CANCEL_RUN, run_id)
+    return None if row is None else Run.of(row)

@@ -1,0 +1,113 @@
+"""Redis behind a time limit and a breaker: whoever asks gets an answer, or `None`, within `REDIS_TIMEOUT`.
+
+Redis is never needed, so its loss is not an error here: every call has a value that stands for "no answer".
+After a failure the breaker opens: calls return at once, and one background task probes until Redis answers
+again. A lost Redis thus costs the requests of one moment one time limit each, and later ones nothing.
+"""
+
+import asyncio
+from collections.abc import Awaitable
+from datetime import timedelta
+from typing import Any, Final, TypeVar, cast
+
+import structlog
+from redis.asyncio import ConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+
+T = TypeVar("T")
+
+_log: Final = structlog.get_logger(__name__)
+_PROBE_INTERVAL_S: Final = 0.5
+_MAX_CONNECTIONS: Final = 64
+
+_RAISE_TO: Final = """
+local known = tonumber(redis.call('GET', KEYS[1]) or '0')
+if known == nil or known < tonumber(ARGV[1]) then redis.call('SET', KEYS[1], ARGV[1]) end
+"""
+_RENEW_IF: Final = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('PEXPIRE', KEYS[1], ARGV[2]) end"
+_DELETE_IF: Final = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end"
+
+
+class RedisClient:
+    """The commands that this service needs. Each returns a neutral value when Redis does not answer."""
+
+    def __init__(self, url: str, *, timeout: timedelta) -> None:
+        self._timeout_s = timeout.total_seconds()
+        pool = ConnectionPool.from_url(
+            url,
+            max_connections=_MAX_CONNECTIONS,
+            socket_timeout=self._timeout_s,
+            socket_connect_timeout=self._timeout_s,
+            # The breaker decides about trying again; a retry inside a request would only add to its wait.
+            retry=Retry(NoBackoff(), 0),
+        )
+        self._redis: Redis = Redis(connection_pool=pool)
+        self._probe: asyncio.Task[None] | None = None
+
+    async def close(self) -> None:
+        """Close every connection."""
+        if self._probe is not None:
+            self._probe.cancel()
+        await self._redis.aclose()
+        await self._redis.connection_pool.disconnect()
+
+    async def ping(self) -> bool:
+        """Whether Redis answers now, breaker or not."""
+        try:
+            async with asyncio.timeout(self._timeout_s * 2):
+                return bool(await cast("Awaitable[Any]", self._redis.ping()))
+        except (RedisError, OSError):
+            return False
+
+    async def get(self, key: str) -> bytes | None:
+        """The value of `key`; None if there is none, or no answer."""
+        return cast("bytes | None", await self._guarded(self._redis.get(key), None))
+
+    async def put(self, key: str, value: bytes, *, ttl_s: int) -> None:
+        """Store `value` for `ttl_s` seconds."""
+        await self._guarded(self._redis.set(key, value, ex=ttl_s), None)
+
+    async def raise_to(self, key: str, number: int) -> None:
+        """Set `key` to `number` unless it holds a higher one."""
+        await self._guarded(cast("Awaitable[Any]", self._redis.eval(_RAISE_TO, 1, key, str(number))), None)
+
+    async def acquire(self, key: str, token: str, *, ttl: timedelta) -> bool:
+        """Set `key` to `token` if it is free. True also if Redis does not answer: the lock is only a first gate."""
+        taken = self._redis.set(key, token, px=int(ttl.total_seconds() * 1000), nx=True)
+        return bool(await self._guarded(taken, default=True))
+
+    async def renew(self, key: str, token: str, *, ttl: timedelta) -> None:
+        """Prolong the life of `key` if it still holds `token`."""
+        milliseconds = str(int(ttl.total_seconds() * 1000))
+        await self._guarded(cast("Awaitable[Any]", self._redis.eval(_RENEW_IF, 1, key, token, milliseconds)), None)
+
+    async def release(self, key: str, token: str) -> None:
+        """Delete `key` if it still holds `token`."""
+        await self._guarded(cast("Awaitable[Any]", self._redis.eval(_DELETE_IF, 1, key, token)), None)
+
+    async def _guarded(self, command: Awaitable[Any], default: T) -> Any | T:
+        if self._probe is not None:
+            _discard(command)
+            return default
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                return await command
+        except (RedisError, OSError) as error:  # TimeoutError is an OSError
+            if self._probe is None:
+                _log.warning("redis_lost", error=type(error).__name__)
+                self._probe = asyncio.create_task(self._probe_until_answered(), name="redis-probe")
+            return default
+
+    async def _probe_until_answered(self) -> None:
+        while not await self.ping():
+            await asyncio.sleep(_PROBE_INTERVAL_S)
+        self._probe = None
+        _log.info("redis_back")
+
+
+def _discard(command: Awaitable[Any]) -> None:
+    """Drop a command that was never sent, without the interpreter's warning about it."""
+    if asyncio.iscoroutine(command):
+        command.close()

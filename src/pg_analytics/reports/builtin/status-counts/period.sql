@@ -1,0 +1,32 @@
+-- status-counts, one row per bucket and status.
+-- Parameters: $1 first day, $2 day after the last (whole buckets), $3 window, $4 limit, $5 offset, $6 status or NULL.
+-- Index: primary key of rollup_source_status, as a range of days.
+WITH counted AS (
+    SELECT
+        CASE $3::text WHEN 'week' THEN r.day - (extract(ISODOW FROM r.day)::integer - 1) ELSE r.day END AS bucket_date,
+        r.status,
+        sum(r.event_count)::bigint AS event_count
+    FROM rollup_source_status AS r
+    WHERE
+        r.day >= $1 AND r.day < $2
+        AND ($6::text IS NULL OR r.status = $6)
+    GROUP BY 1, 2
+),
+
+page AS (
+    SELECT bucket_date, status, event_count
+    FROM counted
+    ORDER BY bucket_date, status
+    LIMIT $4 OFFSET $5
+)
+
+SELECT
+    coalesce(
+        (SELECT '[' || string_agg(row_to_json(p)::text, ',' ORDER BY p.bucket_date, p.status) || ']' FROM page AS p), '[]'
+    ) AS rows,
+    (SELECT count(*) FROM page) AS row_count,
+    (SELECT count(*) FROM counted) AS total,
+    (
+        SELECT min(b.computed_at) FROM snapshot_buckets AS b
+        WHERE b.rollup = 'source_status' AND b.day >= $1 AND b.day < $2
+    ) AS computed_at

@@ -1,0 +1,34 @@
+-- status-counts, one row per status over the whole range.
+-- Parameters: $1 first day, $2 day after the last (whole buckets), $3 window, $4 limit, $5 offset, $6 status or NULL. The buckets
+-- are whole already, so the window does not change the sums.
+-- Index: primary key of rollup_source_status, as a range of days.
+WITH counted AS (
+    SELECT
+        r.status,
+        sum(r.event_count)::bigint AS event_count
+    FROM rollup_source_status AS r
+    WHERE
+        r.day >= $1 AND r.day < $2
+        AND $3::text IS NOT NULL
+        AND ($6::text IS NULL OR r.status = $6)
+    GROUP BY r.status
+),
+
+page AS (
+    SELECT status, event_count
+    FROM counted
+    ORDER BY event_count DESC, status
+    LIMIT $4 OFFSET $5
+)
+
+SELECT
+    coalesce(
+        (SELECT '[' || string_agg(row_to_json(p)::text, ',' ORDER BY p.event_count DESC, p.status) || ']' FROM page AS p),
+        '[]'
+    ) AS rows,
+    (SELECT count(*) FROM page) AS row_count,
+    (SELECT count(*) FROM counted) AS total,
+    (
+        SELECT min(b.computed_at) FROM snapshot_buckets AS b
+        WHERE b.rollup = 'source_status' AND b.day >= $1 AND b.day < $2
+    ) AS computed_at

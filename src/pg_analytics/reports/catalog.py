@@ -1,0 +1,148 @@
+"""The catalogue as this process knows it: which reports there are, and which version of each is current.
+
+A cached answer must not cost a query, and yet must never be older than a recomputation that somebody was told
+is complete. Both hold by a lease. A listener polls the catalogue several times per `LEASE_S`; what a poll saw
+may be trusted for `LEASE_S` from the moment *before* it was sent, by the monotonic clock. A worker that moved a
+version on waits `LEASE_S` after its commit before it calls the run completed (`recompute.worker`). So whoever
+saw "completed" asks later than the end of every lease from before that commit:
+
+    process:   poll sees v4 ──── lease ────┤ (may answer v4)      ├─ poll sees v5
+    worker:         commit v5 ─────────── LEASE_S ──────────┤ run completed
+    client:                                                    sees completed, asks, gets v5
+
+`NOTIFY` only makes the new version known sooner. When a lease has run out, a request reads the catalogue
+itself; when that fails, PostgreSQL is lost and what is known is used, marked as degraded.
+"""
+
+import asyncio
+import time
+from dataclasses import dataclass, replace
+from typing import Final
+
+import msgspec
+import structlog
+
+from pg_analytics.errors import not_found
+from pg_analytics.postgres.listener import Listener
+from pg_analytics.postgres.pool import LOST, Connection, Postgres, lost
+from pg_analytics.reports import store
+from pg_analytics.reports.cache import ReportCache
+from pg_analytics.reports.definition import builtin_definitions
+from pg_analytics.reports.store import CatalogEntry
+from pg_analytics.snapshots.rebuild import VERSIONS_CHANNEL
+
+_log: Final = structlog.get_logger(__name__)
+
+#: How long a process may trust the versions that it read, in seconds.
+LEASE_S: Final = 1.0
+
+_POLL_S: Final = LEASE_S / 4
+_DIRECT_READ_S: Final = 1.0
+_MIRROR_S: Final = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A report, and whether PostgreSQL was lost when it was looked up."""
+
+    entry: CatalogEntry
+    degraded: bool
+
+
+async def install_builtin_reports(connection: Connection) -> None:
+    """Enter the reports that come with the service into the catalogue, where they are missing."""
+    async with connection.transaction():
+        for definition in builtin_definitions().values():
+            await store.install_report(connection, definition)
+
+
+class Catalog:
+    """Looks reports up in memory while the lease holds."""
+
+    def __init__(self, url: str, postgres: Postgres, cache: ReportCache) -> None:
+        self._postgres = postgres
+        self._cache = cache
+        self._entries: dict[str, CatalogEntry] = {}
+        self._lease_ends = 0.0
+        self._lost = False
+        self._mirrored: dict[str, int] = {}
+        self._mirror_due = 0.0
+        self._reading = asyncio.Lock()
+        self._listener = Listener(
+            url,
+            VERSIONS_CHANNEL,
+            beat_s=_POLL_S,
+            on_beat=self._poll,
+            on_notify=self._notified,
+            on_lost=self._mark_lost,
+        )
+
+    async def start(self) -> None:
+        """Begin to follow the catalogue."""
+        await self._listener.start()
+
+    async def stop(self) -> None:
+        """Stop following it."""
+        await self._listener.stop()
+
+    async def lookup(self, slug: str) -> Known:
+        """The report `slug`; 404 if there is none, 503 if PostgreSQL is lost and nothing is known."""
+        degraded = not (self._leased() or await self._read())
+        entry = self._entries.get(slug)
+        if entry is not None:
+            return Known(entry, degraded)
+        if degraded and not self._entries:
+            raise lost()
+        raise not_found("report")
+
+    def _leased(self) -> bool:
+        return time.monotonic() < self._lease_ends
+
+    async def _read(self) -> bool:
+        """Read the catalogue for a request whose lease has run out; False if PostgreSQL is lost."""
+        if self._lost:
+            return False
+        async with self._reading:
+            if self._leased():
+                return True
+            started = time.monotonic()
+            try:
+                async with asyncio.timeout(_DIRECT_READ_S), self._postgres.borrowed() as connection:
+                    self._accept(await store.read_catalog(connection), started)
+            except LOST:
+                self._mark_lost()
+                return False
+            return True
+
+    async def _poll(self, connection: Connection) -> None:
+        started = time.monotonic()
+        self._accept(await store.read_catalog(connection), started)
+        self._lost = False
+        await self._mirror()
+
+    def _accept(self, entries: dict[str, CatalogEntry], started: float) -> None:
+        # A read on another connection may be the older one: a version never goes back.
+        self._entries = {
+            slug: replace(entry, version=max(entry.version, self._version_of(entry))) for slug, entry in entries.items()
+        }
+        self._lease_ends = max(self._lease_ends, started + LEASE_S)
+
+    def _version_of(self, entry: CatalogEntry) -> int:
+        known = self._entries.get(entry.slug)
+        return known.version if known is not None and known.cache_epoch == entry.cache_epoch else 0
+
+    def _notified(self, payload: str) -> None:
+        for slug, version in msgspec.json.decode(payload, type=dict[str, int]).items():
+            entry = self._entries.get(slug)
+            if entry is not None and entry.version < version:
+                self._entries[slug] = replace(entry, version=version)
+
+    def _mark_lost(self) -> None:
+        self._lost = True
+
+    async def _mirror(self) -> None:
+        """Raise the versions in Redis when they moved, and now and then in case Redis forgot them."""
+        versions = {slug: entry.version for slug, entry in self._entries.items()}
+        if versions != self._mirrored or time.monotonic() >= self._mirror_due:
+            self._mirrored, self._mirror_due = versions, time.monotonic() + _MIRROR_S
+            await self._cache.mirror_versions(versions)

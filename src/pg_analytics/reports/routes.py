@@ -1,0 +1,73 @@
+"""The public endpoints of the catalogue and of report runs."""
+
+from typing import Final
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from pg_analytics.errors import not_found
+from pg_analytics.http import envelope
+from pg_analytics.http.params import OFFSET, Choice, Integer, Query, Text
+from pg_analytics.postgres.pool import Postgres
+from pg_analytics.reports import store
+from pg_analytics.reports.definition import builtin_definitions
+from pg_analytics.reports.run import ReportRunner
+
+SEARCH: Final = Text("search", None)
+LIMIT: Final = Integer("limit", 20, minimum=1, maximum=100)
+SORT: Final = Choice("sort", "name", choices=("slug", "name", "updated_at", "cache_ttl_seconds"))
+ORDER: Final = Choice("order", "asc", choices=("asc", "desc"))
+
+
+def routes(postgres: Postgres, runner: ReportRunner) -> list[BaseRoute]:
+    """`/reports`, `/reports/{slug}` and `/reports/{slug}/run`."""
+
+    async def list_reports(request: Request) -> Response:
+        query = Query(request.scope["query_string"])
+        query.allow([SEARCH, LIMIT, OFFSET, SORT, ORDER])
+        limit, offset = query.value(LIMIT), query.value(OFFSET)
+        search, sort, order = query.value(SEARCH), query.value(SORT), query.value(ORDER)
+        async with postgres.connection() as connection:
+            page = await store.list_reports(
+                connection, search=search, sort=str(sort), descending=order == "desc", limit=limit, offset=offset
+            )
+        reports = [msgspec.Raw(report.encode()) for report in page.reports]
+        return envelope.success(reports, envelope.pagination(limit=limit, offset=offset, total=page.total))
+
+    async def get_report(request: Request) -> Response:
+        Query(request.scope["query_string"]).allow([])
+        async with postgres.connection() as connection:
+            catalog = await store.read_catalog(connection)
+        entry = catalog.get(request.path_params["slug"])
+        definition = builtin_definitions().get(request.path_params["slug"])
+        if entry is None or definition is None:
+            raise not_found("report")
+        return envelope.success(
+            {
+                "slug": entry.slug,
+                "name": entry.name,
+                "description": entry.description,
+                "cache_ttl_seconds": entry.cache_ttl_seconds,
+                "default_window": entry.default_window.value,
+                "allowed_windows": [window.value for window in entry.allowed_windows],
+                "supported_filters": entry.supported_filters,
+                "dimensions": definition.dimensions,
+                "measures": definition.measures,
+                "breakdowns": [breakdown.name for breakdown in definition.breakdowns],
+                "timezone": entry.timezone,
+                "version": entry.version,
+            }
+        )
+
+    async def run_report(request: Request) -> Response:
+        answer = await runner.run(request.path_params["slug"], Query(request.scope["query_string"]))
+        caching = f"max-age={answer.max_age_s}" if answer.max_age_s else "no-store"
+        return envelope.rendered(answer.body, headers={"Cache-Control": caching})
+
+    return [
+        Route("/reports", list_reports),
+        Route("/reports/{slug}", get_report),
+        Route("/reports/{slug}/run", run_report),
+    ]

@@ -1,0 +1,12 @@
+-- The days' events by source and status, once, into a table of this transaction.
+-- Parameters: $1 first day, $2 day after the last.
+-- Index: analytics_events_occurred_day_idx. CREATE TABLE AS may aggregate in parallel; INSERT … SELECT may not.
+CREATE TEMPORARY TABLE fresh_source_status ON COMMIT DROP AS
+SELECT
+    occurred_day AS day,
+    source_id,
+    status,
+    count(*) AS event_count
+FROM analytics_events
+WHERE occurred_day >= $1 AND occurred_day < $2
+GROUP BY occurred_day, source_id, status
