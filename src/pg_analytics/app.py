@@ -2,10 +2,11 @@
 
 import asyncio
 import signal
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import Any, Final
 
 import asyncpg
 import structlog
@@ -155,6 +156,7 @@ async def serve(settings: Settings, *, on_ready: Callable[[], None] = lambda: No
     """Prepare the database, then answer requests and perform runs until SIGTERM or SIGINT."""
     settings_module.require_management_key(settings)
     settings_module.require_redis(settings)
+    check_port(settings.host, settings.port)
     await prepare_database(settings, migrate_schema=settings.auto_migrate, seed_events=settings.auto_seed)
     stopping = stop_signal()
     async with application(settings) as asgi, workers(settings):
@@ -171,6 +173,7 @@ async def serve(settings: Settings, *, on_ready: Callable[[], None] = lambda: No
         )
         serving = asyncio.create_task(server.serve(), name="http-server")
         waiting = asyncio.create_task(stopping.wait())
+        await _until_listening(settings, serving)
         _log.info("listening", url=f"http://{settings.host}:{settings.port}", version=settings.version)
         on_ready()
         await asyncio.wait({serving, waiting}, return_when=asyncio.FIRST_COMPLETED)
@@ -182,6 +185,37 @@ async def serve(settings: Settings, *, on_ready: Callable[[], None] = lambda: No
             _log.warning("requests_cut_off", after_s=settings.http_shutdown_timeout.total_seconds())
             serving.cancel()
     _log.info("stopped")
+
+
+def check_port(host: str, port: int) -> None:
+    """`StartError` if the port cannot be had. The server itself would not notice: it listens with SO_REUSEPORT, and
+    two services would share the port, each getting some of the requests."""
+    family, kind, protocol, _, address = _resolve(host, port)
+    with socket.socket(family, kind, protocol) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(address)
+        except OSError as error:
+            raise StartError(f"APP_PORT: {host}:{port} cannot be listened on ({error.strerror}); try another port") from None
+
+
+def _resolve(host: str, port: int) -> Any:
+    try:
+        return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except OSError:
+        raise StartError(f"APP_HOST: {host} is no address of this machine") from None
+
+
+async def _until_listening(settings: Settings, serving: asyncio.Task[None]) -> None:
+    while not serving.done():
+        try:
+            _, writer = await asyncio.open_connection(settings.host, settings.port)
+        except OSError:
+            await asyncio.sleep(0.01)
+        else:
+            writer.close()
+            return
+    raise StartError(f"APP_HOST: the HTTP server cannot listen on {settings.host}:{settings.port}")
 
 
 async def work(settings: Settings) -> None:

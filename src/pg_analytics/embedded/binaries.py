@@ -113,7 +113,11 @@ def _on_system(wanted: Wanted) -> Iterator[Path]:
         for name in wanted.programs:
             found = shutil.which(name, path=folder)
             if found is not None:
-                path = Path(found).resolve()  # a link as /usr/local/bin/postgres leads to its companions
+                path = Path(found)
+                # A link such as /usr/local/bin/postgres leads to its companions. But Debian's redis-server
+                # is a link to redis-check-rdb, which does what the name says that it was called by.
+                if path.resolve().name == name:
+                    path = path.resolve()
                 if all(shutil.which(companion, path=str(path.parent)) for companion in wanted.companions):
                     yield path
 

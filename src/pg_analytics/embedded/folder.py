@@ -47,7 +47,7 @@ class Kind:
 
     name: str
     folder: str
-    programs: tuple[str, ...]  # names under which the server's program is known
+    programs: tuple[str, ...]  # the server's program goes by one of these names
     pid_file: str  # in the data folder; its first line is the pid
     stop_signal: Signals  # disconnects clients and leaves clean data
     abort_signal: Signals  # ends at once, with a recovery at the next start
@@ -56,7 +56,7 @@ class Kind:
 POSTGRES: Final = Kind(
     name="PostgreSQL",
     folder="postgres",
-    programs=("postgres", "postmaster"),
+    programs=("postgres",),
     pid_file="postmaster.pid",
     stop_signal=SIGINT,  # SIGTERM would wait until the clients leave by themselves
     abort_signal=SIGQUIT,
@@ -98,8 +98,7 @@ class Lock:
                 os.close(descriptor)
                 folder = self._path.parent
                 raise ServersError(f"{folder} is already in use by process {owner}: stop it first") from None
-            # reset() removes the file while it holds the lock; what we have may be the lock of a file that is
-            # gone.
+            # Since reset() removes the file while it holds the lock, ours may be that of a file that is gone.
             if self._path.exists() and self._path.stat().st_ino == os.fstat(descriptor).st_ino:
                 os.ftruncate(descriptor, 0)
                 os.write(descriptor, f"{os.getpid()}\n".encode())
@@ -211,7 +210,7 @@ def _note(here: Path) -> Path:
 
 
 def reset(requested: Path) -> None:
-    """Remove all data of the servers in `requested`, wherever they lie; `ServersError` while an owner uses them."""
+    """Remove all data of the servers in `requested`, wherever they lie; `ServersError` while in use."""
     for kind in (POSTGRES, REDIS):
         here = requested.resolve() / kind.folder
         if here.exists():
@@ -225,9 +224,9 @@ def reset(requested: Path) -> None:
 
 
 def stop_leftover(home: Home) -> None:
-    """Stop the server that runs in this folder though its owner died; forget a pid that is not of such a server.
+    """Stop the server that runs in this folder though its owner died, and remove the pid file.
 
-    A pid file alone proves nothing: its process may have ended, and the number be somebody else's now.
+    The file alone proves nothing: its process may have ended, and the number be somebody else's now.
     """
     kind = home.kind
     pid_file = home.data / kind.pid_file
@@ -248,7 +247,7 @@ def stop_leftover(home: Home) -> None:
 
 
 def _ends(pid: int, home: Home, number: Signals, patience: float) -> bool:
-    """Signal a leftover; whether it ends within `patience` seconds. It is not our child, so it must be watched."""
+    """Signal a leftover; whether it ends within `patience` seconds. No child of ours, it must be watched."""
     deadline = time.monotonic() + patience
     with suppress(ProcessLookupError):
         os.kill(pid, number)
@@ -267,22 +266,17 @@ def _first_number(pid_file: Path) -> int | None:
 
 
 def _runs_here(pid: int, home: Home) -> bool:
-    """Whether this process is a server of this kind, started with a path in this folder. False for a dead one."""
+    """Whether this process lives, and is a server of this kind that was given a path in this folder."""
     programs = "|".join(home.kind.programs)
     folder = re.escape(f"{home.folder}/")
     return re.search(rf"^(\S.*/)?({programs}) (.* )?{folder}", command_line(pid)) is not None
 
 
 def command_line(pid: int) -> str:
-    """Arguments of a process with blanks between them; empty when it is dead, also while it waits to be reaped."""
+    """Arguments of a process with blanks between them; empty when it is dead, reaped or not."""
     if sys.platform == "linux":
         try:
-            return (
-                Path(f"/proc/{pid}/cmdline")
-                .read_bytes()
-                .replace(b"\0", b" ")
-                .decode(errors="surrogateescape")
-            )
+            return os.fsdecode(Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" "))
         except OSError:
             return ""
     return run(["ps", "-ww", "-o", "command=", "-p", str(pid)], account=None, folder=Path("/")).stdout

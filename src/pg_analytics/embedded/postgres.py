@@ -16,7 +16,7 @@ SUPERUSER: Final = "postgres"
 
 _WANTED: Final = Wanted(
     name=f"PostgreSQL {_SUPPORTED[0]} to {_SUPPORTED[-1]}",
-    programs=("postgres",),
+    programs=POSTGRES.programs,
     companions=("initdb",),
     folders=(
         "/usr/lib/postgresql/*/bin",  # Debian, Ubuntu
@@ -43,8 +43,7 @@ _SETTINGS: Final = {
     "max_connections": "200",
     "shared_buffers": "128MB",
 }
-#: Data that die with the test run need not survive a crash of the machine. Small, since many run side by
-#: side.
+#: Data that die with the test run need not survive the machine's crash. Small, as several run side by side.
 _THROW_AWAY_SETTINGS: Final = {
     "fsync": "off",
     "synchronous_commit": "off",

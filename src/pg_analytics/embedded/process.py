@@ -7,8 +7,7 @@ the server. So each server has a thread of ours that starts it and waits for its
 the process. A server may thus be started from a short-lived thread, and nobody else has to reap it.
 
 The port is below those that the system hands to clients. A client that keeps trying to reach a stopped server
-on one of those may be given that very port as its own, connect to itself, and keep the server from coming
-back.
+on one of those may be given that very port as its own, connect to itself and keep the server out.
 """
 
 import os
@@ -26,7 +25,7 @@ from typing import Final, Protocol, Self
 
 from pg_analytics.embedded.account import START_TIMEOUT, ServersError, environment, run
 from pg_analytics.embedded.binaries import Executable
-from pg_analytics.embedded.folder import ABORT_PATIENCE, STOP_PATIENCE, Home, open_private
+from pg_analytics.embedded.folder import ABORT_PATIENCE, STOP_PATIENCE, Home, open_private, stop_leftover
 
 #: Causes that pass by themselves, in the words of the servers' logs: a port taken since it was chosen, and
 #: backends of a killed PostgreSQL that have not noticed yet.
@@ -62,16 +61,15 @@ class Server:
     def __init__(self, program: Program) -> None:
         """Start `program`, whose home is claimed; `ServersError` if it is not ready in time."""
         self._program = program
-        self._port: int | None = None
         log = _log(program.home)
         if log.exists():
             log.replace(log.with_name("log.previous"))
-        self._port, self._child = self._start()
+        self._port, self._child = self._start(port=None)
 
     @property
     def url(self) -> str:
         """What a client connects to, password included. The same after a restart."""
-        return self._program.url(self._port or 0)
+        return self._program.url(self._port)
 
     @property
     def pid(self) -> int:
@@ -114,7 +112,8 @@ class Server:
         """
         self._child.stop()
         self._program.home.lock.acquire()
-        self._port, self._child = self._start()
+        stop_leftover(self._program.home)
+        self._port, self._child = self._start(self._port)
 
     def __enter__(self) -> Self:
         return self
@@ -122,19 +121,19 @@ class Server:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def _start(self) -> tuple[int, "_Child"]:
-        """A ready child and its port: the one it had, or a free one."""
+    def _start(self, port: int | None) -> tuple[int, "_Child"]:
+        """A ready child, and its port: the given one, or one that is free."""
         program = self._program
         log = _log(program.home)
         deadline = time.monotonic() + START_TIMEOUT
         while True:
-            port = self._port or free_port()
+            tried = port or free_port()
             log_start = log.stat().st_size if log.exists() else 0
-            child = _Child(program.command(port), program.home)
+            child = _Child(program.command(tried), program.home)
             try:
                 while not child.gone(0.01) and time.monotonic() < deadline:
-                    if program.is_ready(child.pid, port):
-                        return port, child
+                    if program.is_ready(child.pid, tried):
+                        return tried, child
             except BaseException:
                 child.kill()
                 raise

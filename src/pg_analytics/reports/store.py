@@ -1,7 +1,7 @@
 """The statements of the catalogue and of the reports, one function each."""
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
 from typing import Final
 from uuid import UUID
 
@@ -14,6 +14,7 @@ from pg_analytics.windows import DayRange, Window
 
 _LIST_REPORTS: Final = statement(__package__, "list_reports")
 _READ_CATALOG: Final = statement(__package__, "read_catalog")
+_READ_FRESHNESS: Final = statement(__package__, "read_freshness")
 _INSTALL_REPORT: Final = statement(__package__, "install_report")
 _INSTALL_WINDOW: Final = statement(__package__, "install_window")
 
@@ -53,6 +54,16 @@ class ReportRows:
     computed_at: datetime | None
 
 
+@dataclass(frozen=True, slots=True)
+class Freshness:
+    """How current a rollup is: the newest day with events in it, its last rebuild, and how many days (of all) have
+    events that no rebuild has seen."""
+
+    data_through: date | None
+    computed_at: datetime | None
+    stale_days: int
+
+
 async def list_reports(
     connection: Connection, *, search: str | None, sort: str, descending: bool, limit: int, offset: int
 ) -> CatalogPage:
@@ -78,6 +89,11 @@ async def read_catalog(connection: Connection) -> dict[str, CatalogEntry]:
         )
         for row in await connection.fetch(_READ_CATALOG)
     }
+
+
+async def read_freshness(connection: Connection, rollup: str) -> Freshness:
+    """How current `rollup` is."""
+    return Freshness(**(await connection.fetch(_READ_FRESHNESS, rollup))[0])
 
 
 async def run_report(
