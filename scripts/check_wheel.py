@@ -38,12 +38,9 @@ def build(folder: Path) -> Path:
 def check_files(wheel: Path) -> None:
     """Compare the wheel with the source tree: every file of the package, and none besides."""
     packed = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
-    sources = {
-        path.relative_to(SOURCE).as_posix()
-        for path in SOURCE.rglob("*")
-        if path.is_file()
-        and not any(part.startswith((".", "__pycache__")) for part in path.relative_to(SOURCE).parts)
-    }
+    files = [path.relative_to(SOURCE) for path in SOURCE.rglob("*") if path.is_file()]
+    caches = (".", "__pycache__")
+    sources = {file.as_posix() for file in files if not any(part.startswith(caches) for part in file.parts)}
     if packed != sources:
         sys.exit(f"{wheel.name}: missing {sorted(sources - packed)}, unexpected {sorted(packed - sources)}")
 

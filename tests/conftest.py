@@ -13,13 +13,13 @@ from uuid import uuid4
 
 import asyncpg
 import pytest
+from tests.running import Service, serving
 
 from pg_analytics.embedded import postgres, redis
 from pg_analytics.embedded.binaries import Binaries
 from pg_analytics.embedded.process import Server
 from pg_analytics.postgres.migrate import migrate
 from pg_analytics.reports.catalog import install_builtin_reports
-from tests.running import Service, serving
 
 EXTERNAL = "DATABASE_URL" in os.environ and "REDIS_URL" in os.environ
 

@@ -26,7 +26,10 @@ async def assert_snapshots_equal_events(connection: "asyncpg.Connection[asyncpg.
 async def assert_nothing_stuck(connection: "asyncpg.Connection[asyncpg.Record]") -> None:
     """No run is active, no advisory lock is held, and every run's trail is whole."""
     assert not await connection.fetch("SELECT id FROM recompute_runs WHERE status IN ('pending', 'running')")
-    held = "SELECT objid FROM pg_locks WHERE locktype = 'advisory' AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+    held = """
+        SELECT l.objid FROM pg_locks AS l JOIN pg_database AS d ON l.database = d.oid
+        WHERE l.locktype = 'advisory' AND d.datname = current_database()
+    """
     assert not await connection.fetch(held)
     untold = """
         SELECT r.id, r.status FROM recompute_runs AS r

@@ -179,7 +179,7 @@ async def serve(settings: Settings, *, on_ready: Callable[[], None] = lambda: No
         await asyncio.wait({serving, waiting}, return_when=asyncio.FIRST_COMPLETED)
         _log.info("stopping")
         waiting.cancel()
-        server.stop()
+        server.stop()  # type: ignore[no-untyped-call]
         _, late = await asyncio.wait({serving}, timeout=settings.http_shutdown_timeout.total_seconds())
         if late:
             _log.warning("requests_cut_off", after_s=settings.http_shutdown_timeout.total_seconds())
@@ -189,14 +189,17 @@ async def serve(settings: Settings, *, on_ready: Callable[[], None] = lambda: No
 
 def check_port(host: str, port: int) -> None:
     """`StartError` if the port cannot be had. The server itself would not notice: it listens with SO_REUSEPORT, and
-    two services would share the port, each getting some of the requests."""
+    two services would share the port, each getting some of the requests.
+    """
     family, kind, protocol, _, address = _resolve(host, port)
     with socket.socket(family, kind, protocol) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(address)
         except OSError as error:
-            raise StartError(f"APP_PORT: {host}:{port} cannot be listened on ({error.strerror}); try another port") from None
+            raise StartError(
+                f"APP_PORT: {host}:{port} cannot be listened on ({error.strerror}); try another port"
+            ) from None
 
 
 def _resolve(host: str, port: int) -> Any:

@@ -52,7 +52,9 @@ class ServiceError(Exception):
 def invalid(parameter: str, message: str) -> ServiceError:
     """400 that names the parameter, body field or header which was wrong and says what is allowed."""
     return ServiceError(
-        ErrorCode.INVALID_REQUEST, f"{parameter}: {message}", details={"parameter": parameter, "allowed": message}
+        ErrorCode.INVALID_REQUEST,
+        f"{parameter}: {message}",
+        details={"parameter": parameter, "allowed": message},
     )
 
 
@@ -63,6 +65,4 @@ def not_found(what: str) -> ServiceError:
 
 def unavailable(message: str, *, retry_after_s: int = 1) -> ServiceError:
     """503 with `Retry-After` in seconds: the request may succeed unchanged a little later."""
-    return ServiceError(
-        ErrorCode.SERVICE_UNAVAILABLE, message, headers={"Retry-After": str(retry_after_s)}
-    )
+    return ServiceError(ErrorCode.SERVICE_UNAVAILABLE, message, headers={"Retry-After": str(retry_after_s)})

@@ -17,9 +17,12 @@ from pg_analytics import __version__
 
 _DURATION: Final = re.compile(r"(\d{1,9})(ms|s|m|h)", re.ASCII)
 _DURATION_UNIT_MS: Final = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000}
+_MAX_TEXT: Final = 255
 _WHOLE_NUMBER: Final = re.compile(r"\d{1,9}", re.ASCII)
-_BOOLEANS: Final = {"true": True, "1": True, "yes": True, "on": True}
-_BOOLEANS_FALSE: Final = {"false": False, "0": False, "no": False, "off": False}
+_BOOLEANS: Final = {
+    **dict.fromkeys(("true", "1", "yes", "on"), True),
+    **dict.fromkeys(("false", "0", "no", "off"), False),
+}
 
 
 class SettingsError(Exception):
@@ -41,7 +44,7 @@ def _parse_integer(text: str, *, minimum: int, maximum: int) -> int:
 
 
 def _parse_boolean(text: str) -> bool:
-    value = (_BOOLEANS | _BOOLEANS_FALSE).get(text.lower())
+    value = _BOOLEANS.get(text.lower())
     if value is None:
         raise ValueError("true or false")
     return value
@@ -59,8 +62,8 @@ def _parse_url(text: str, *, schemes: tuple[str, ...]) -> str:
 
 
 def _parse_text(text: str) -> str:
-    if not text.isprintable() or len(text) > 255:
-        raise ValueError("printable text of at most 255 characters")
+    if not text.isprintable() or len(text) > _MAX_TEXT:
+        raise ValueError(f"printable text of at most {_MAX_TEXT} characters")
     return text
 
 
@@ -89,7 +92,10 @@ class Settings:
     """What the service was told by its environment. Durations are `timedelta`."""
 
     database_url: str | None = _setting(
-        "DATABASE_URL", _postgres_url, "PostgreSQL to use: `postgresql://user:password@host:port/database`.", default=None
+        "DATABASE_URL",
+        _postgres_url,
+        "PostgreSQL to use: `postgresql://user:password@host:port/database`.",
+        default=None,
     )
     redis_url: str | None = _setting(
         "REDIS_URL", _redis_url, "Redis or Valkey to use: `redis://:password@host:port/0`.", default=None
@@ -100,12 +106,28 @@ class Settings:
         "Key of the management endpoints. `serve` refuses to start without one, or on `change-me`.",
         default=None,
     )
-    env: str = _setting("APP_ENV", _parse_text, "Name of the environment, written on every log line.", default="development")
-    host: str = _setting("APP_HOST", _parse_text, "Address to listen on. Nothing but loopback unless you say so.", default="127.0.0.1")
-    port: int = _setting("APP_PORT", partial(_parse_integer, minimum=1, maximum=65535), "Port to listen on.", default="3004")
+    env: str = _setting(
+        "APP_ENV", _parse_text, "Name of the environment, written on every log line.", default="development"
+    )
+    host: str = _setting(
+        "APP_HOST",
+        _parse_text,
+        "Address to listen on. Nothing but loopback unless you say so.",
+        default="127.0.0.1",
+    )
+    port: int = _setting(
+        "APP_PORT", partial(_parse_integer, minimum=1, maximum=65535), "Port to listen on.", default="3004"
+    )
     version: str = _setting("APP_VERSION", _parse_text, "Version that the health check reports.", default=__version__)
-    auto_migrate: bool = _setting("APP_AUTO_MIGRATE", _parse_boolean, "Apply pending migrations at start.", default="true")
-    auto_seed: bool = _setting("APP_AUTO_SEED", _parse_boolean, "Load the demo events at start if there are no events.", default="false")
+    auto_migrate: bool = _setting(
+        "APP_AUTO_MIGRATE", _parse_boolean, "Apply pending migrations at start.", default="true"
+    )
+    auto_seed: bool = _setting(
+        "APP_AUTO_SEED",
+        _parse_boolean,
+        "Load the demo events at start if there are no events.",
+        default="false",
+    )
     max_report_range_days: int = _setting(
         "MAX_REPORT_RANGE_DAYS",
         partial(_parse_integer, minimum=1, maximum=36_600),
@@ -113,10 +135,16 @@ class Settings:
         default="366",
     )
     recompute_lock_ttl: timedelta = _setting(
-        "RECOMPUTE_LOCK_TTL", _duration, "Life of a scope lock in Redis; renewed while its run is worked on.", default="15m"
+        "RECOMPUTE_LOCK_TTL",
+        _duration,
+        "Life of a scope lock in Redis; renewed while its run is worked on.",
+        default="15m",
     )
     recompute_lease: timedelta = _setting(
-        "RECOMPUTE_LEASE", _duration, "A worker silent for this long has lost its run to the next one.", default="10s"
+        "RECOMPUTE_LEASE",
+        _duration,
+        "A worker silent for this long has lost its run to the next one.",
+        default="10s",
     )
     recompute_workers: int = _setting(
         "RECOMPUTE_WORKERS",
@@ -125,16 +153,28 @@ class Settings:
         default="1",
     )
     recompute_queue_size: int = _setting(
-        "RECOMPUTE_QUEUE_SIZE", partial(_parse_integer, minimum=1, maximum=100_000), "The most runs that may be pending.", default="64"
+        "RECOMPUTE_QUEUE_SIZE",
+        partial(_parse_integer, minimum=1, maximum=100_000),
+        "The most runs that may be pending.",
+        default="64",
     )
     http_read_timeout: timedelta = _setting(
-        "HTTP_READ_TIMEOUT", _duration, "A request's head, and then its body, must arrive within this.", default="10s"
+        "HTTP_READ_TIMEOUT",
+        _duration,
+        "A request's head, and then its body, must arrive within this.",
+        default="10s",
     )
     http_write_timeout: timedelta = _setting(
-        "HTTP_WRITE_TIMEOUT", _duration, "A request is answered within this, with 503 at the latest.", default="20s"
+        "HTTP_WRITE_TIMEOUT",
+        _duration,
+        "A request is answered within this, with 503 at the latest.",
+        default="20s",
     )
     http_shutdown_timeout: timedelta = _setting(
-        "HTTP_SHUTDOWN_TIMEOUT", _duration, "How long requests in flight may take to end after SIGTERM.", default="15s"
+        "HTTP_SHUTDOWN_TIMEOUT",
+        _duration,
+        "How long requests in flight may take to end after SIGTERM.",
+        default="15s",
     )
     postgres_pool_size: int = _setting(
         "POSTGRES_POOL_SIZE",
@@ -143,10 +183,16 @@ class Settings:
         default="8",
     )
     postgres_timeout: timedelta = _setting(
-        "POSTGRES_TIMEOUT", _duration, "Longest wait for a connection, and longest statement of a request.", default="5s"
+        "POSTGRES_TIMEOUT",
+        _duration,
+        "Longest wait for a connection, and longest statement of a request.",
+        default="5s",
     )
     redis_timeout: timedelta = _setting(
-        "REDIS_TIMEOUT", _duration, "Longest wait for Redis before the request goes on without it.", default="100ms"
+        "REDIS_TIMEOUT",
+        _duration,
+        "Longest wait for Redis before the request goes on without it.",
+        default="100ms",
     )
     log_format: str = _setting(
         "LOG_FORMAT",
@@ -155,7 +201,10 @@ class Settings:
         default="auto",
     )
     log_level: str = _setting(
-        "LOG_LEVEL", partial(_parse_choice, choices=("debug", "info", "warning", "error")), "Least level that is logged.", default="info"
+        "LOG_LEVEL",
+        partial(_parse_choice, choices=("debug", "info", "warning", "error")),
+        "Least level that is logged.",
+        default="info",
     )
     servers: str = _setting(
         "PG_ANALYTICS_SERVERS",
@@ -176,9 +225,7 @@ class SettingDoc:
 
 def setting_docs() -> list[SettingDoc]:
     """Every setting in the order of `Settings`, for the reference page and `--help`."""
-    return [
-        SettingDoc(f.metadata["variable"], f.metadata["default"], f.metadata["help"]) for f in fields(Settings)
-    ]
+    return [SettingDoc(f.metadata["variable"], f.metadata["default"], f.metadata["help"]) for f in fields(Settings)]
 
 
 def load(environ: Mapping[str, str]) -> Settings:
@@ -205,14 +252,18 @@ def _refuse_empty() -> Any:
 def require_database(settings: Settings) -> str:
     """`DATABASE_URL`, or `SettingsError` with the ways out."""
     if settings.database_url is None:
-        raise SettingsError("DATABASE_URL is not set: name a PostgreSQL, or try `pg-analytics demo`, which brings its own")
+        raise SettingsError(
+            "DATABASE_URL is not set: name a PostgreSQL, or try `pg-analytics demo`, which brings its own"
+        )
     return settings.database_url
 
 
 def require_redis(settings: Settings) -> str:
     """`REDIS_URL`, or `SettingsError` with the ways out."""
     if settings.redis_url is None:
-        raise SettingsError("REDIS_URL is not set: name a Redis or Valkey, or try `pg-analytics demo`, which brings its own")
+        raise SettingsError(
+            "REDIS_URL is not set: name a Redis or Valkey, or try `pg-analytics demo`, which brings its own"
+        )
     return settings.redis_url
 
 

@@ -4,7 +4,6 @@ from datetime import date
 
 import asyncpg
 import pytest
-
 from tests.oracle import assert_nothing_stuck, assert_snapshots_equal_events
 from tests.running import Service
 
@@ -13,7 +12,9 @@ pytestmark = [pytest.mark.anyio, pytest.mark.servers]
 Connection = asyncpg.Connection  # generic in its stubs only
 
 
-async def insert(connection: "asyncpg.Connection[asyncpg.Record]", day: date, count: int, *, prefix: str = "e") -> None:
+async def insert(
+    connection: "asyncpg.Connection[asyncpg.Record]", day: date, count: int, *, prefix: str = "e"
+) -> None:
     """`count` events of one day, by plain SQL as another program would."""
     await connection.execute(
         """

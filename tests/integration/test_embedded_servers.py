@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -26,14 +27,13 @@ import pytest
 import redis as redis_client
 
 from pg_analytics.embedded import postgres, process, redis
-from pg_analytics.embedded.account import ServersError
+from pg_analytics.embedded.account import ROOT_PLACE, ServersError
 from pg_analytics.embedded.binaries import Binaries
 from pg_analytics.embedded.folder import Lock, _moved, command_line, reset
 from pg_analytics.embedded.process import Server
 
-pytestmark = pytest.mark.servers
+pytestmark = [pytest.mark.servers, pytest.mark.own_servers]
 
-BINARIES = Binaries(os.environ.get("PG_ANALYTICS_SERVERS", "auto"))
 AS_ROOT = os.geteuid() == 0
 
 
@@ -68,25 +68,24 @@ def _kept_in_redis(url: str) -> bool:
 
 @dataclass(frozen=True)
 class Kind:
+    """One of the servers, and how a test leaves a trace in it."""
+
     name: str
     start: Callable[..., Server]
     keep: Callable[[str], None]
     kept: Callable[[str], bool]
+    binaries: Binaries
 
     def start_in(self, folder: Path) -> Server:
-        return self.start(folder, binaries=BINARIES, durable=True)
+        """Start it with durable data."""
+        return self.start(folder, binaries=self.binaries, durable=True)
 
 
-KINDS = [
-    Kind("postgres", postgres.start, _keep_in_postgres, _kept_in_postgres),
-    Kind("redis", redis.start, _keep_in_redis, _kept_in_redis),
-]
-
-
-@pytest.fixture(params=KINDS, ids=lambda kind: kind.name)
-def kind(request: pytest.FixtureRequest) -> Kind:
-    chosen: Kind = request.param
-    return chosen
+@pytest.fixture(params=["postgres", "redis"])
+def kind(request: pytest.FixtureRequest, binaries: Binaries) -> Kind:
+    if request.param == "postgres":
+        return Kind("postgres", postgres.start, _keep_in_postgres, _kept_in_postgres, binaries)
+    return Kind("redis", redis.start, _keep_in_redis, _kept_in_redis, binaries)
 
 
 @pytest.fixture
@@ -96,6 +95,15 @@ def folder(tmp_path: Path) -> Iterator[Path]:
     private.mkdir(mode=0o700)
     yield private
     reset(private)
+
+
+@pytest.fixture
+def public() -> Iterator[Path]:
+    """A folder that every account can enter, which `tmp_path` is not."""
+    path = Path(mkdtemp(prefix="pg-analytics-test-", dir=ROOT_PLACE))
+    path.chmod(0o755)
+    yield path
+    shutil.rmtree(path)
 
 
 def _until(condition: Callable[[], bool], what: str) -> None:
@@ -118,8 +126,16 @@ def _run_as_servers_account(server: Server, command: list[str]) -> subprocess.Po
     identity: dict[str, Any] = {}
     if AS_ROOT:
         identity = {"user": owner.st_uid, "group": owner.st_gid, "extra_groups": []}
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    return subprocess.Popen(command, cwd=server.folder / "data", env={"LC_ALL": "C"}, **quiet, **identity)
+    with (server.folder / "log").open("ab") as log:
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=log,
+            cwd=server.folder / "data",
+            env={"PATH": os.defpath, "LC_ALL": "C"},
+            **identity,
+        )
 
 
 OWNER = """
@@ -136,7 +152,7 @@ sys.stdin.read()
 
 
 def _start_owner(kind: Kind, folder: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", OWNER, kind.name, str(folder), BINARIES]
+    command = [sys.executable, "-c", OWNER, kind.name, str(folder), kind.binaries]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
@@ -162,9 +178,7 @@ def test_the_password_is_in_a_private_file_and_on_no_command_line(kind: Kind, fo
         assert password is not None
         assert password not in command_line(server.pid)
         holding = [
-            file
-            for file in server.folder.rglob("*")
-            if file.is_file() and password.encode() in file.read_bytes()
+            file for file in server.folder.rglob("*") if file.is_file() and password.encode() in file.read_bytes()
         ]
         assert server.folder / "password" in holding
         assert {stat.S_IMODE(file.stat().st_mode) for file in holding} == {0o600}
@@ -197,9 +211,7 @@ def test_a_second_start_in_the_same_process_is_refused_too(kind: Kind, folder: P
     assert not server.alive()
 
 
-def test_data_outlive_an_owner_that_is_killed_and_on_linux_the_server_does_not(
-    kind: Kind, folder: Path
-) -> None:
+def test_data_outlive_an_owner_that_is_killed_and_on_linux_the_server_does_not(kind: Kind, folder: Path) -> None:
     with _start_owner(kind, folder) as owner:
         pid, url = _pid_and_url(owner)
         kind.keep(url)
@@ -250,9 +262,8 @@ def test_a_pid_file_that_names_a_process_of_somebody_else_harms_nobody(
         kind.keep(server.url)
         pid_file = server.folder / "data" / server._program.home.kind.pid_file
         content = pid_file.read_text()
-    # It even mentions the folder, but is not the server.
-    command = [sys.executable, "-I", "-S", "-c", "input()", f"{server.folder}/data"]
-    command = ["sleep", "600"] if AS_ROOT else command
+    # A process of the very account, with the folder on its command line: but not the server.
+    command = ["sh", "-c", "read line", f"{server.folder}/data"]
     with _run_as_servers_account(server, command) as stranger:
         try:
             pid_file.write_text(content.replace(str(server.pid), str(stranger.pid)))
@@ -265,9 +276,7 @@ def test_a_pid_file_that_names_a_process_of_somebody_else_harms_nobody(
 
 
 @pytest.mark.parametrize("before", ["nothing", "stop", "kill", "freeze"])
-def test_a_server_comes_back_under_its_url_whatever_happened_before(
-    kind: Kind, folder: Path, before: str
-) -> None:
+def test_a_server_comes_back_under_its_url_whatever_happened_before(kind: Kind, folder: Path, before: str) -> None:
     with kind.start_in(folder) as server:
         url, pid = server.url, server.pid
         if before == "stop":
@@ -289,12 +298,10 @@ def test_a_port_taken_since_it_was_chosen_is_given_up_for_another(
     kind: Kind, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
-        taken = other.getsockname()[1]
-        free_port = process.free_port
-        chosen: list[int] = []
-        monkeypatch.setattr(process, "free_port", lambda: chosen.append(1) or (taken if len(chosen) == 1 else free_port()))
+        ports = [other.getsockname()[1], process.free_port()]
+        monkeypatch.setattr(process, "free_port", lambda: ports.pop(0))
         with kind.start_in(folder) as server:
-            assert len(chosen) == 2
+            assert ports == []
             kind.keep(server.url)
 
 
@@ -356,7 +363,7 @@ def test_a_private_folder_stays_private_and_no_server_runs_as_root(kind: Kind, f
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
         if AS_ROOT:
             assert _user_of(server.pid) != 0
-            assert server.folder.parent == Path("/var/tmp")
+            assert server.folder.parent == ROOT_PLACE
             assert note.read_text().strip() == str(server.folder)
         else:
             assert server.folder == folder / kind.name
@@ -375,17 +382,11 @@ def _user_of(pid: int) -> int:
     return int(subprocess.run(command, capture_output=True, check=True, text=True).stdout)
 
 
-def test_data_stay_in_a_folder_that_all_accounts_can_enter(kind: Kind) -> None:
-    public = Path("/tmp") / f"pg-analytics-test-{os.getpid()}-{kind.name}"
-    public.mkdir()
-    public.chmod(0o755)
-    try:
-        with kind.start_in(public) as server:
-            assert server.folder == public.resolve() / kind.name
-        reset(public)
-        assert list(public.iterdir()) == []
-    finally:
-        shutil.rmtree(public)
+def test_data_stay_in_a_folder_that_all_accounts_can_enter(kind: Kind, public: Path) -> None:
+    with kind.start_in(public) as server:
+        assert server.folder == public / kind.name
+    reset(public)
+    assert list(public.iterdir()) == []
 
 
 def test_a_new_clone_at_the_path_of_a_deleted_one_starts_empty(kind: Kind, folder: Path) -> None:
@@ -396,9 +397,7 @@ def test_a_new_clone_at_the_path_of_a_deleted_one_starts_empty(kind: Kind, folde
         assert not kind.kept(server.url)
 
 
-def test_root_refuses_a_place_for_the_data_that_somebody_else_made(
-    kind: Kind, folder: Path, tmp_path: Path
-) -> None:
+def test_root_refuses_a_place_for_the_data_that_somebody_else_made(kind: Kind, folder: Path, tmp_path: Path) -> None:
     trap = _moved(folder / kind.name)
     trap.symlink_to(tmp_path)
     try:

@@ -43,10 +43,10 @@ _SETTINGS: Final = {
     "max_connections": "200",
     "shared_buffers": "128MB",
 }
-#: Data that die with the test run need not survive the machine's crash. Small, as several run side by side.
+#: Data that die with the test run need not survive the machine, only the server: without fsync, commits stay
+#: synchronous, or killing the server would lose some. Small, as several run side by side.
 _THROW_AWAY_SETTINGS: Final = {
     "fsync": "off",
-    "synchronous_commit": "off",
     "full_page_writes": "off",
     "wal_level": "minimal",
     "max_wal_senders": "0",

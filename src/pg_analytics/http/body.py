@@ -15,13 +15,13 @@ T = TypeVar("T")
 MAX_BODY_BYTES: Final = 64 * 1024
 
 
-async def read_json(request: Request, type_: type[T], *, timeout: timedelta) -> T:
+async def read_json(request: Request, type_: type[T], *, within: timedelta) -> T:
     """The body as a `type_` (a msgspec struct that forbids unknown fields).
 
     `ServiceError` 413 for a body over `MAX_BODY_BYTES`, 400 for one that is late, not UTF-8, not JSON, has a
     member twice, or does not fit `type_`.
     """
-    raw = await _read(request, timeout)
+    raw = await _read(request, within)
     try:
         members = json.loads(raw.decode("utf-8"), object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
     except UnicodeDecodeError:
@@ -34,21 +34,21 @@ async def read_json(request: Request, type_: type[T], *, timeout: timedelta) -> 
         raise invalid("body", str(error)) from None
 
 
-async def _read(request: Request, timeout: timedelta) -> bytes:
+async def _read(request: Request, within: timedelta) -> bytes:
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared[:20]) > MAX_BODY_BYTES:
         raise _too_large()
     chunks: list[bytes] = []
     size = 0
     try:
-        async with asyncio.timeout(timeout.total_seconds()):
+        async with asyncio.timeout(within.total_seconds()):
             async for chunk in request.stream():
                 size += len(chunk)
                 if size > MAX_BODY_BYTES:
                     raise _too_large()
                 chunks.append(chunk)
     except TimeoutError:
-        raise invalid("body", f"must arrive within {timeout.total_seconds():g} seconds") from None
+        raise invalid("body", f"must arrive within {within.total_seconds():g} seconds") from None
     except ClientDisconnect:
         raise invalid("body", "was cut off") from None
     return b"".join(chunks)

@@ -62,7 +62,7 @@ class _Gateway:
                 if status == 0:
                     late = failure(unavailable(f"no answer within {self._deadline_s:g} seconds"))
                     await late(scope, receive, send_with_id)
-            except Exception:  # the answer of a defect has gone out; its cause belongs into the log, and only there
+            except Exception:  # noqa: BLE001 - the caller has its opaque answer; the cause goes to the log
                 _log.exception("defect", method=scope["method"], path=scope["path"])
             _log.info(
                 "request",
@@ -116,5 +116,9 @@ async def _routing_failed(_request: Request, error: Exception) -> Response:
 async def _defect(request: Request, _error: Exception) -> Response:
     request_id = request.scope["state"]["request_id"]
     return failure(
-        ServiceError(ErrorCode.INTERNAL_ERROR, f"internal error; request id {request_id}", details={"request_id": request_id})
+        ServiceError(
+            ErrorCode.INTERNAL_ERROR,
+            f"internal error; request id {request_id}",
+            details={"request_id": request_id},
+        )
     )

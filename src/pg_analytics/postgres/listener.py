@@ -32,7 +32,8 @@ class Listener:
         on_lost: Callable[[], None],
     ) -> None:
         """`on_beat` runs on the listening connection every `beat_s` seconds, `on_notify` gets each payload,
-        `on_lost` is told of a connection that failed or could not be opened."""
+        `on_lost` is told of a connection that failed or could not be opened.
+        """
         self._url = url
         self._channel = channel
         self._beat_s = beat_s

@@ -13,20 +13,18 @@ from importlib import resources
 from typing import Final
 
 from pg_analytics.postgres.pool import Connection
+from pg_analytics.postgres.statements import statement
 
 #: Of `pg_advisory_xact_lock`; any fixed number that nothing else in the database uses.
 _LOCK_KEY: Final = 0x7067_616E_616C
 _OLDEST_POSTGRES: Final = 140_000
 _FILE_NAME: Final = re.compile(r"(\d{4})_[a-z0-9_]+\.sql")
 
-_CREATE_TABLE: Final = """
-CREATE TABLE IF NOT EXISTS schema_migrations (
-    version integer PRIMARY KEY,
-    name text NOT NULL,
-    checksum text NOT NULL,
-    applied_at timestamptz NOT NULL DEFAULT now()
-)
-"""
+_CREATE_MIGRATIONS_TABLE: Final = statement(__package__, "create_migrations_table")
+_LIST_APPLIED: Final = statement(__package__, "list_applied")
+_RECORD_MIGRATION: Final = statement(__package__, "record_migration")
+_LOCK_MIGRATIONS: Final = statement(__package__, "lock_migrations")
+_NARROW_SEARCH_PATH: Final = statement(__package__, "narrow_search_path")
 
 
 class MigrationError(Exception):
@@ -50,10 +48,11 @@ class Migration:
 @cache
 def migrations() -> tuple[Migration, ...]:
     """All migrations that this program has, by number, from 1 without a gap."""
-    found = []
-    for file in resources.files("pg_analytics.postgres").joinpath("migrations").iterdir():
-        if match := _FILE_NAME.fullmatch(file.name):
-            found.append(Migration(int(match[1]), file.name, file.read_text(encoding="utf-8")))
+    found = [
+        Migration(int(match[1]), file.name, file.read_text(encoding="utf-8"))
+        for file in resources.files("pg_analytics.postgres").joinpath("migrations").iterdir()
+        if (match := _FILE_NAME.fullmatch(file.name))
+    ]
     found.sort(key=lambda migration: migration.version)
     if [migration.version for migration in found] != list(range(1, len(found) + 1)):
         raise MigrationError("the migrations are not numbered from 0001 without a gap")
@@ -87,25 +86,17 @@ async def _apply_next(connection: Connection) -> Migration | None:
     async with connection.transaction():
         # Another instance may hold the lock for as long as its migration takes.
         await connection.execute("SET LOCAL statement_timeout = '10min'; SET LOCAL lock_timeout = '10min'")
-        await connection.execute("SELECT pg_advisory_xact_lock($1)", _LOCK_KEY)
-        # Functions keep the path that they were made under: this schema alone, temporary tables last.
-        await connection.execute(
-            "SELECT set_config('search_path', quote_ident(current_schema()) || ', pg_temp', TRUE)"
-        )
-        await connection.execute(_CREATE_TABLE)
-        rows = await connection.fetch("SELECT version, name, checksum FROM schema_migrations ORDER BY version")
+        await connection.execute(_LOCK_MIGRATIONS, _LOCK_KEY)
+        await connection.execute(_NARROW_SEARCH_PATH)
+        await connection.execute(_CREATE_MIGRATIONS_TABLE)
+        rows = await connection.fetch(_LIST_APPLIED)
         _check_applied({row["version"]: (row["name"], row["checksum"]) for row in rows})
         pending = [migration for migration in migrations() if migration.version > len(rows)]
         if not pending:
             return None
         migration = pending[0]
         await connection.execute(migration.sql)
-        await connection.execute(
-            "INSERT INTO schema_migrations (version, name, checksum) VALUES ($1, $2, $3)",
-            migration.version,
-            migration.name,
-            migration.checksum,
-        )
+        await connection.execute(_RECORD_MIGRATION, migration.version, migration.name, migration.checksum)
         return migration
 
 

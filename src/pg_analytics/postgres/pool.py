@@ -43,10 +43,17 @@ class Postgres:
     """A bounded pool of connections to one database."""
 
     def __init__(
-        self, url: str, *, size: int, timeout: timedelta, name: str, statement_timeout: timedelta | None = None
+        self,
+        url: str,
+        *,
+        size: int,
+        timeout: timedelta,
+        name: str,
+        statement_timeout: timedelta | None = None,
     ) -> None:
         """`timeout` bounds the wait for a connection and, unless `statement_timeout` says otherwise, each
-        statement. `name` shows in `pg_stat_activity`."""
+        statement. `name` shows in `pg_stat_activity`.
+        """
         self._url = url
         self._size = size
         self._timeout_s = timeout.total_seconds()
@@ -112,9 +119,7 @@ def describe(error: BaseException) -> str:
     return f"{type(error).__name__}: {text[0]}" if text and not isinstance(error, OSError) else type(error).__name__
 
 
-def connection_options(
-    name: str, timeout: timedelta, statement_timeout: timedelta | None = None
-) -> dict[str, Any]:
+def connection_options(name: str, timeout: timedelta, statement_timeout: timedelta | None = None) -> dict[str, Any]:
     """Keyword arguments of `asyncpg.connect` that every connection of ours shares.
 
     The client's own time limit is a little longer than the server's: a server that is alive ends the statement

@@ -99,7 +99,7 @@ def routes(postgres: Postgres, trigger: Trigger, key: ManagementKey, *, body_tim
     async def trigger_run(request: Request) -> Response:
         Query(request.scope["query_string"]).allow([])
         actor = _actor(request)
-        asked = await read_json(request, RecomputeRequest, timeout=body_timeout)
+        asked = await read_json(request, RecomputeRequest, within=body_timeout)
         requested_by = _name("requested_by", asked.requested_by.strip()) or actor
         run = await trigger.trigger(_scope(asked), requested_by, via="http")
         location = f"{request.url.path}/{run.id}"
@@ -112,9 +112,7 @@ def routes(postgres: Postgres, trigger: Trigger, key: ManagementKey, *, body_tim
         limit, offset = query.value(LIMIT), query.value(OFFSET)
         async with postgres.connection() as connection:
             total = await store.count_runs(connection, status=status, report_slug=report_slug)
-            runs = await store.list_runs(
-                connection, status=status, report_slug=report_slug, limit=limit, offset=offset
-            )
+            runs = await store.list_runs(connection, status=status, report_slug=report_slug, limit=limit, offset=offset)
         meta = envelope.pagination(limit=limit, offset=offset, total=total)
         return envelope.success([view(run) for run in runs], meta)
 
@@ -180,4 +178,3 @@ def _name(parameter: str, text: str) -> str:
     if len(text) > MAX_TEXT_CHARACTERS or not text.isprintable():
         raise invalid(parameter, f"must be printable text of at most {MAX_TEXT_CHARACTERS} characters")
     return text
-

@@ -60,7 +60,8 @@ class Scope:
 @dataclass(frozen=True, slots=True)
 class Run:
     """A row of `recompute_runs`. `remaining` (the oldest days of `covers`) is still to be rebuilt;
-    `failures` counts the attempts since the last progress that failed or went silent."""
+    `failures` counts the attempts since the last progress that failed or went silent.
+    """
 
     id: UUID
     scope: Scope

@@ -42,7 +42,8 @@ class Trigger:
 
     async def trigger(self, scope: Scope, requested_by: str, *, via: str) -> Run:
         """The new run. `ServiceError` 404 unknown report, 400 wrong window or range, 409 the scope has an active
-        run (`details.run_id`), 503 the backlog is full or PostgreSQL is lost."""
+        run (`details.run_id`), 503 the backlog is full or PostgreSQL is lost.
+        """
         check_range(scope.date_from, scope.date_to, max_days=self.max_range_days)
         run_id = uuid4()
         locked = await self.redis.acquire(lock_key(scope), str(run_id), ttl=self.lock_ttl)

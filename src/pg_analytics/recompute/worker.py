@@ -120,7 +120,7 @@ class _Worker:
             except LOST as error:
                 _log.warning("worker_lost_postgres", error=describe(error))
                 await self._wait_for_work()
-            except Exception:  # a defect must not end the worker: the run is taken up again when its lease ends
+            except Exception:  # noqa: BLE001 - a defect must not end the worker; the run is taken up again later
                 _log.exception("worker_defect")
                 await self._wait_for_work()
 
@@ -184,7 +184,10 @@ class _Worker:
             chunk = remaining.newest(CHUNK_DAYS)
             remaining = DayRange(remaining.start, chunk.start)
             started = time.perf_counter()
-            async with self._postgres.borrowed() as connection, connection.transaction(isolation="read_committed"):
+            async with (
+                self._postgres.borrowed() as connection,
+                connection.transaction(isolation="read_committed"),
+            ):
                 rebuilt = await rebuild_days(connection, chunk, run_id=run.id)
                 summary = _added(summary, rebuilt, time.perf_counter() - started)
                 if not await store.record_progress(

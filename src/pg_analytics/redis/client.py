@@ -71,7 +71,7 @@ class RedisClient:
 
     async def raise_to(self, key: str, number: int) -> None:
         """Set `key` to `number` unless it holds a higher one."""
-        await self._guarded(cast("Awaitable[Any]", self._redis.eval(_RAISE_TO, 1, key, str(number))), None)
+        await self._guarded(self._redis.eval(_RAISE_TO, 1, key, str(number)), None)
 
     async def acquire(self, key: str, token: str, *, ttl: timedelta) -> bool:
         """Set `key` to `token` if it is free. True also if Redis does not answer: the lock is only a first gate."""
@@ -81,11 +81,11 @@ class RedisClient:
     async def renew(self, key: str, token: str, *, ttl: timedelta) -> None:
         """Prolong the life of `key` if it still holds `token`."""
         milliseconds = str(int(ttl.total_seconds() * 1000))
-        await self._guarded(cast("Awaitable[Any]", self._redis.eval(_RENEW_IF, 1, key, token, milliseconds)), None)
+        await self._guarded(self._redis.eval(_RENEW_IF, 1, key, token, milliseconds), None)
 
     async def release(self, key: str, token: str) -> None:
         """Delete `key` if it still holds `token`."""
-        await self._guarded(cast("Awaitable[Any]", self._redis.eval(_DELETE_IF, 1, key, token)), None)
+        await self._guarded(self._redis.eval(_DELETE_IF, 1, key, token), None)
 
     async def _guarded(self, command: Awaitable[Any], default: T) -> Any | T:
         if self._probe is not None:
@@ -101,7 +101,7 @@ class RedisClient:
             return default
 
     async def _probe_until_answered(self) -> None:
-        while not await self.ping():
+        while not await self.ping():  # noqa: ASYNC110 - nothing in this process could set an event
             await asyncio.sleep(_PROBE_INTERVAL_S)
         self._probe = None
         _log.info("redis_back")

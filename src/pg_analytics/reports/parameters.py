@@ -56,13 +56,14 @@ def declared(definition: ReportDefinition, entry: CatalogEntry) -> list[Paramete
     return [*parameters, *(_filter(f) for f in definition.filters), LIMIT, OFFSET]
 
 
-def read(query: Query, definition: ReportDefinition, entry: CatalogEntry, *, now: datetime, max_days: int) -> RunParameters:
+def read(
+    query: Query, definition: ReportDefinition, entry: CatalogEntry, *, now: datetime, max_days: int
+) -> RunParameters:
     """What `query` asks for; `ServiceError` (400) naming the parameter that is wrong. `now` is aware, in UTC."""
     query.allow(declared(definition, entry))
-    window = query.value(_window(entry))
     date_from, date_to = _dates(query, today=now.date(), max_days=max_days)
     return RunParameters(
-        window=Window(window),
+        window=Window(query.value(_window(entry)) or entry.default_window),
         date_from=date_from,
         date_to=date_to,
         breakdown=query.value(_breakdown(definition)) if definition.breakdowns else None,
@@ -100,5 +101,5 @@ def _breakdown(definition: ReportDefinition) -> Choice:
     return Choice("breakdown", definition.default_breakdown, choices=choices)
 
 
-def _filter(f: Filter) -> Choice | Text:
+def _filter(f: Filter) -> Parameter[str | None]:
     return Text(f.name, None) if f.values is None else Choice(f.name, None, choices=f.values)

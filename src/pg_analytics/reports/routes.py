@@ -2,7 +2,6 @@
 
 from typing import Final
 
-import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
@@ -30,11 +29,11 @@ def routes(postgres: Postgres, runner: ReportRunner) -> list[BaseRoute]:
         limit, offset = query.value(LIMIT), query.value(OFFSET)
         search, sort, order = query.value(SEARCH), query.value(SORT), query.value(ORDER)
         async with postgres.connection() as connection:
-            page = await store.list_reports(
+            total = await store.count_reports(connection, search=search)
+            reports = await store.list_reports(
                 connection, search=search, sort=str(sort), descending=order == "desc", limit=limit, offset=offset
             )
-        reports = [msgspec.Raw(report.encode()) for report in page.reports]
-        return envelope.success(reports, envelope.pagination(limit=limit, offset=offset, total=page.total))
+        return envelope.success(reports, envelope.pagination(limit=limit, offset=offset, total=total))
 
     async def get_report(request: Request) -> Response:
         Query(request.scope["query_string"]).allow([])

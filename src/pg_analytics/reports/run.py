@@ -52,9 +52,7 @@ class ReportRunner:
         definition = builtin_definitions().get(slug)
         if definition is None:
             raise not_found("report")
-        asked = parameters.read(
-            query, definition, known.entry, now=self._clock(), max_days=self._max_range_days
-        )
+        asked = parameters.read(query, definition, known.entry, now=self._clock(), max_days=self._max_range_days)
         key = entry_key(known.entry, await self._version(known), asked.identity())
         ttl_s = known.entry.cache_ttl_seconds
         hit = await self._cache.get(key) if ttl_s > 0 else None

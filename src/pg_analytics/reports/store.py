@@ -13,6 +13,7 @@ from pg_analytics.reports.definition import ReportDefinition
 from pg_analytics.windows import DayRange, Window
 
 _LIST_REPORTS: Final = statement(__package__, "list_reports")
+_COUNT_REPORTS: Final = statement(__package__, "count_reports")
 _READ_CATALOG: Final = statement(__package__, "read_catalog")
 _READ_FRESHNESS: Final = statement(__package__, "read_freshness")
 _INSTALL_REPORT: Final = statement(__package__, "install_report")
@@ -35,18 +36,23 @@ class CatalogEntry:
     version: int
 
 
-@dataclass(frozen=True, slots=True)
-class CatalogPage:
-    """Reports of a page, each as JSON text, and how many there are on all pages."""
+class ReportSummary(msgspec.Struct, frozen=True):
+    """A report as a page of the catalogue lists it."""
 
-    reports: list[str]
-    total: int
+    slug: str
+    name: str
+    description: str
+    cache_ttl_seconds: int
+    default_window: str
+    supported_filters: msgspec.Raw
+    allowed_windows: list[str]
 
 
 @dataclass(frozen=True, slots=True)
 class ReportRows:
     """What a report's statement returned: the page as JSON text, its size, the size of all pages, and the oldest
-    rebuild among the days that were read (None: none was ever built)."""
+    rebuild among the days that were read (None: none was ever built).
+    """
 
     rows: str
     row_count: int
@@ -57,7 +63,8 @@ class ReportRows:
 @dataclass(frozen=True, slots=True)
 class Freshness:
     """How current a rollup is: the newest day with events in it, its last rebuild, and how many days (of all) have
-    events that no rebuild has seen."""
+    events that no rebuild has seen.
+    """
 
     data_through: date | None
     computed_at: datetime | None
@@ -66,10 +73,17 @@ class Freshness:
 
 async def list_reports(
     connection: Connection, *, search: str | None, sort: str, descending: bool, limit: int, offset: int
-) -> CatalogPage:
+) -> list[ReportSummary]:
     """A page of the public catalogue, ties broken by slug."""
-    row = (await connection.fetch(_LIST_REPORTS, search, sort, descending, limit, offset))[0]
-    return CatalogPage(row["reports"], row["total"])
+    return [
+        ReportSummary(**{**row, "supported_filters": msgspec.Raw(row["supported_filters"].encode())})
+        for row in await connection.fetch(_LIST_REPORTS, search, sort, descending, limit, offset)
+    ]
+
+
+async def count_reports(connection: Connection, *, search: str | None) -> int:
+    """How many reports of the public catalogue match."""
+    return int(await connection.fetchval(_COUNT_REPORTS, search))
 
 
 async def read_catalog(connection: Connection) -> dict[str, CatalogEntry]:
@@ -132,4 +146,3 @@ async def install_report(connection: Connection, definition: ReportDefinition) -
             window.refresh_interval_minutes,
             window.name is definition.default_window,
         )
-

@@ -4,4 +4,4 @@
 CREATE TEMPORARY TABLE staged_events ON COMMIT DROP AS
 SELECT external_ref, source_id, entity_id, status, processing_ms, amount_cents, occurred_at, payload
 FROM analytics_events
-LIMIT 0
+WHERE FALSE

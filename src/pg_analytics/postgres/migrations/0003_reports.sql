@@ -3,7 +3,7 @@
 
 CREATE TABLE report_definitions (
     slug text COLLATE "C" PRIMARY KEY,
-    name text NOT NULL,
+    name text COLLATE "C" NOT NULL,
     description text NOT NULL,
     cache_ttl_seconds integer NOT NULL CHECK (cache_ttl_seconds >= 0),
     default_window text NOT NULL CHECK (default_window IN ('day', 'week')),

@@ -10,11 +10,15 @@ WITH buckets AS (
         b.day,
         b.computed_at,
         b.run_id,
-        CASE w.window_name WHEN 'week' THEN b.day - (extract(ISODOW FROM b.day)::integer - 1) ELSE b.day END AS bucket_day
+        CASE w.window_name
+            WHEN 'week' THEN b.day - (extract(ISODOW FROM b.day)::integer - 1)
+            ELSE b.day
+        END AS bucket_day
     FROM aggregate_windows AS w
     INNER JOIN report_definitions AS d ON w.report_slug = d.slug
     INNER JOIN snapshot_buckets AS b ON d.rollup = b.rollup
 ),
+
 counted AS (
     SELECT
         b.*,
@@ -44,6 +48,7 @@ counted AS (
     INNER JOIN rollup_entity AS r ON b.day = r.day
     WHERE b.report_slug = 'top-entities'
 )
+
 SELECT
     report_slug,
     window_name,

@@ -18,7 +18,7 @@ recorded AS (
     CROSS JOIN (VALUES ('source_status'), ('entity')) AS r (rollup)
     ORDER BY r.rollup, d.day
     ON CONFLICT (rollup, day) DO UPDATE
-    SET computed_at = excluded.computed_at, run_id = excluded.run_id, event_count = excluded.event_count
+        SET computed_at = excluded.computed_at, run_id = excluded.run_id, event_count = excluded.event_count
 )
 
 SELECT coalesce(sum(event_count), 0)::bigint FROM days

@@ -1,5 +1,6 @@
 -- status-counts, one row per bucket and status.
--- Parameters: $1 first day, $2 day after the last (whole buckets), $3 window, $4 limit, $5 offset, $6 status or NULL.
+-- Parameters: $1 first day, $2 day after the last (whole buckets), $3 window, $4 limit,
+-- $5 offset, $6 status or NULL.
 -- Index: primary key of rollup_source_status, as a range of days.
 WITH counted AS (
     SELECT
@@ -22,7 +23,11 @@ page AS (
 
 SELECT
     coalesce(
-        (SELECT '[' || string_agg(row_to_json(p)::text, ',' ORDER BY p.bucket_date, p.status) || ']' FROM page AS p), '[]'
+        (
+            SELECT '[' || string_agg(row_to_json(p)::text, ',' ORDER BY p.bucket_date, p.status) || ']'
+            FROM page AS p
+        ),
+        '[]'
     ) AS rows,
     (SELECT count(*) FROM page) AS row_count,
     (SELECT count(*) FROM counted) AS total,

@@ -1,6 +1,6 @@
 -- status-counts, one row per status over the whole range.
--- Parameters: $1 first day, $2 day after the last (whole buckets), $3 window, $4 limit, $5 offset, $6 status or NULL. The buckets
--- are whole already, so the window does not change the sums.
+-- Parameters: $1 first day, $2 day after the last (whole buckets), $3 window, $4 limit,
+-- $5 offset, $6 status or NULL. The buckets are whole already, so the window does not change the sums.
 -- Index: primary key of rollup_source_status, as a range of days.
 WITH counted AS (
     SELECT
@@ -23,7 +23,10 @@ page AS (
 
 SELECT
     coalesce(
-        (SELECT '[' || string_agg(row_to_json(p)::text, ',' ORDER BY p.event_count DESC, p.status) || ']' FROM page AS p),
+        (
+            SELECT '[' || string_agg(row_to_json(p)::text, ',' ORDER BY p.event_count DESC, p.status) || ']'
+            FROM page AS p
+        ),
         '[]'
     ) AS rows,
     (SELECT count(*) FROM page) AS row_count,

@@ -1,5 +1,6 @@
 -- volume-by-period, one row per bucket.
--- Parameters: $1 first day, $2 day after the last (whole buckets), $3 window, $4 limit, $5 offset, $6 source slug or NULL.
+-- Parameters: $1 first day, $2 day after the last (whole buckets), $3 window, $4 limit,
+-- $5 offset, $6 source slug or NULL.
 -- Index: primary key of rollup_source_status, as a range of days.
 -- The week of a day is computed from the date alone: date_trunc would read it in the session's time zone.
 WITH counted AS (
@@ -22,7 +23,11 @@ page AS (
 
 SELECT
     coalesce(
-        (SELECT '[' || string_agg(row_to_json(p)::text, ',' ORDER BY p.bucket_date) || ']' FROM page AS p), '[]'
+        (
+            SELECT '[' || string_agg(row_to_json(p)::text, ',' ORDER BY p.bucket_date) || ']'
+            FROM page AS p
+        ),
+        '[]'
     ) AS rows,
     (SELECT count(*) FROM page) AS row_count,
     (SELECT count(*) FROM counted) AS total,
