@@ -197,6 +197,7 @@ def _place(here: Path, kind: Kind, lock: Lock) -> Home:
         stop_leftover(home)
         shutil.rmtree(moved)
         make_root_folder(moved)
+        (moved / "moved-from").write_text(f"{here}\n")  # for a person who wonders whose it is
         _note(here).write_text(f"{moved}\n")
     return home
 

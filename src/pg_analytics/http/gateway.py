@@ -55,15 +55,16 @@ class _Gateway:
 
         started = time.perf_counter()
         with structlog.contextvars.bound_contextvars(request_id=request_id):
+            deadline = asyncio.timeout(self._deadline_s)
             try:
-                async with asyncio.timeout(self._deadline_s):
+                async with deadline:
                     await self._answer(scope, receive, send_with_id)
-            except TimeoutError:
-                if status == 0:
+            except Exception as error:  # noqa: BLE001 - the caller has its opaque answer; the cause goes to the log
+                if not deadline.expired():
+                    _log.exception("defect", method=scope["method"], path=scope["path"], exc_info=error)
+                elif status == 0:
                     late = failure(unavailable(f"no answer within {self._deadline_s:g} seconds"))
                     await late(scope, receive, send_with_id)
-            except Exception:  # noqa: BLE001 - the caller has its opaque answer; the cause goes to the log
-                _log.exception("defect", method=scope["method"], path=scope["path"])
             _log.info(
                 "request",
                 method=scope["method"],

@@ -69,10 +69,10 @@ async def migrate(connection: Connection) -> list[Migration]:
 
 
 async def is_migrated(connection: Connection) -> bool:
-    """Whether every migration of this program, and none that it does not know, has been applied."""
+    """Whether every migration of this program has been applied (a newer program may have added more)."""
     if await connection.fetchval("SELECT to_regclass('schema_migrations') IS NULL"):
         return False
-    return bool(await connection.fetchval("SELECT max(version) FROM schema_migrations") == len(migrations()))
+    return bool(await connection.fetchval("SELECT max(version) FROM schema_migrations") >= len(migrations()))
 
 
 async def _check_server(connection: Connection) -> None:

@@ -61,8 +61,7 @@ class Workers:
             url,
             BACKLOG_CHANNEL,
             beat_s=_LISTENER_BEAT_S,
-            on_beat=_keep_alive,
-            on_notify=lambda _payload: self._woken.set(),
+            on_beat=self._wake,
             on_lost=lambda: None,
         )
 
@@ -86,9 +85,9 @@ class Workers:
             await asyncio.gather(*self._tasks, return_exceptions=True)
             await self._listener.stop()
 
-
-async def _keep_alive(connection: Connection) -> None:
-    await connection.execute("SELECT 1")
+    async def _wake(self, connection: Connection) -> None:
+        await connection.execute("SELECT 1")  # notices a connection that is dead
+        self._woken.set()
 
 
 class _Worker:

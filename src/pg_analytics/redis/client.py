@@ -11,7 +11,7 @@ from datetime import timedelta
 from typing import Any, Final, TypeVar, cast
 
 import structlog
-from redis.asyncio import ConnectionPool, Redis
+from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
@@ -35,9 +35,10 @@ class RedisClient:
 
     def __init__(self, url: str, *, timeout: timedelta) -> None:
         self._timeout_s = timeout.total_seconds()
-        pool = ConnectionPool.from_url(
+        pool = BlockingConnectionPool.from_url(
             url,
             max_connections=_MAX_CONNECTIONS,
+            timeout=self._timeout_s,
             socket_timeout=self._timeout_s,
             socket_connect_timeout=self._timeout_s,
             # The breaker decides about trying again; a retry inside a request would only add to its wait.

@@ -10,7 +10,7 @@ saw "completed" asks later than the end of every lease from before that commit:
     worker:         commit v5 ─────────── LEASE_S ──────────┤ run completed
     client:                                                    sees completed, asks, gets v5
 
-`NOTIFY` only makes the new version known sooner. When a lease has run out, a request reads the catalogue
+`NOTIFY` only makes the next poll come sooner. When a lease has run out, a request reads the catalogue
 itself; when that fails, PostgreSQL is lost and what is known is used, marked as degraded.
 """
 
@@ -19,7 +19,6 @@ import time
 from dataclasses import dataclass, replace
 from typing import Final
 
-import msgspec
 import structlog
 
 from pg_analytics.errors import not_found
@@ -73,7 +72,6 @@ class Catalog:
             VERSIONS_CHANNEL,
             beat_s=_POLL_S,
             on_beat=self._poll,
-            on_notify=self._notified,
             on_lost=self._mark_lost,
         )
 
@@ -130,12 +128,6 @@ class Catalog:
     def _version_of(self, entry: CatalogEntry) -> int:
         known = self._entries.get(entry.slug)
         return known.version if known is not None and known.cache_epoch == entry.cache_epoch else 0
-
-    def _notified(self, payload: str) -> None:
-        for slug, version in msgspec.json.decode(payload, type=dict[str, int]).items():
-            entry = self._entries.get(slug)
-            if entry is not None and entry.version < version:
-                self._entries[slug] = replace(entry, version=version)
 
     def _mark_lost(self) -> None:
         self._lost = True

@@ -1,0 +1,209 @@
+"""Asking a running service: where it is, with which key, and what its refusals mean to the caller.
+
+The key comes from the environment or from a file, never from an argument, which every user of the machine could
+read in the list of processes. A demo in the current folder keeps its key there, and it is found by itself; that key
+is only ever sent to this machine.
+"""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+from urllib.parse import quote, urlsplit
+
+from cyclopts import Parameter
+
+from pg_analytics import settings as settings_module
+from pg_analytics.cli.exit_codes import BY_HTTP_STATUS, CommandError, ExitCode
+from pg_analytics.settings import SettingsError
+
+if TYPE_CHECKING:
+    import httpx
+
+BASE_PATH: Final = "/api/v1"
+DEMO_FOLDER: Final = Path(".pg-analytics")
+DEMO_KEY: Final = "management-key"
+
+_CONNECT_TIMEOUT_S: Final = 5.0
+_LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
+
+Parameters = Sequence[tuple[str, str]]
+
+AsJson = Annotated[
+    bool,
+    Parameter(
+        name="--json",
+        negative=(),
+        show_default=False,
+        help="Print the service's answer, one JSON document, and nothing else; an error is one line of JSON.",
+    ),
+]
+
+
+@Parameter(name="*", group="Service")
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """Which service is asked."""
+
+    url: Annotated[
+        str | None,
+        Parameter(help="Where the service is. [default: PG_ANALYTICS_URL, else http://127.0.0.1:$APP_PORT]"),
+    ] = None
+    timeout: Annotated[
+        float, Parameter(metavar="SECONDS", help="How long it may keep silent, in seconds.")
+    ] = 30.0
+
+
+@Parameter(name="*", group="Service")
+@dataclass(frozen=True, slots=True)
+class Managing(Asking):
+    """Which service is asked, by somebody who must show the management key."""
+
+    key_file: Annotated[
+        Path | None,
+        Parameter(
+            help="File that holds the management key. [default: the variable MANAGEMENT_API_KEY, else, for a service "
+            "on this machine, the key of the demo in this folder]"
+        ),
+    ] = None
+
+
+#: The service that is asked unless options say otherwise.
+DEFAULT_ASKING: Final = Asking()
+DEFAULT_MANAGING: Final = Managing()
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An envelope of the service: `document` whole, as `--json` prints it."""
+
+    status: int
+    document: dict[str, Any]
+
+    @property
+    def data(self) -> Any:
+        """What was asked for."""
+        return self.document["data"]
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        """What the service says about it; empty where there is nothing to say."""
+        return dict(self.document.get("meta", {}))
+
+
+class Service:
+    """A service to ask. Every method raises `CommandError` when there is no answer, or when it is a refusal."""
+
+    def __init__(self, options: Asking) -> None:
+        self._url = _url(options.url)
+        self._timeout_s = options.timeout
+        on_this_machine = urlsplit(self._url).hostname in _LOOPBACK
+        self._on_this_machine = on_this_machine
+        self._key = _key(options.key_file, on_this_machine=on_this_machine) if isinstance(options, Managing) else None
+
+    def get(self, *path: str, parameters: Parameters = ()) -> Answer:
+        """GET what lies under the segments of `path`."""
+        return self._refused(self.ask("GET", path, parameters=parameters))
+
+    def post(self, *path: str, body: object = None, actor: str | None = None) -> Answer:
+        """POST `body` as JSON; `actor` is who acts."""
+        return self._refused(self.ask("POST", path, body=body, actor=actor))
+
+    def ask(
+        self,
+        method: str,
+        path: Sequence[str],
+        *,
+        parameters: Parameters = (),
+        body: object = None,
+        actor: str | None = None,
+    ) -> Answer:
+        """The answer whatever its status; `CommandError` if there is none or it is no envelope."""
+        import httpx
+
+        headers = {b"Accept": b"application/json"}
+        if self._key is not None:
+            headers[b"X-Management-Key"] = self._key.encode()
+        if actor is not None:
+            headers[b"X-Actor"] = actor.encode(errors="surrogateescape")
+        url = self._url + BASE_PATH + "".join(f"/{quote(segment, safe='')}" for segment in path)
+        timeout = httpx.Timeout(self._timeout_s, connect=min(_CONNECT_TIMEOUT_S, self._timeout_s))
+        try:
+            # A proxy that the environment names leads out of this machine, and would see the key.
+            with httpx.Client(timeout=timeout, trust_env=not self._on_this_machine) as http:
+                response = http.request(method, url, params=list(parameters), json=body, headers=headers)
+        except httpx.InvalidURL as error:
+            raise CommandError(ExitCode.USAGE, f"{self._shown_url} is not a URL: {error}") from None
+        except httpx.ReadTimeout:
+            raise CommandError(
+                ExitCode.UNAVAILABLE, f"{self._shown_url} did not answer within {self._timeout_s:g} seconds"
+            ) from None
+        except httpx.HTTPError as error:
+            raise self._unreachable(error) from None
+        return self._envelope(response)
+
+    @property
+    def _shown_url(self) -> str:
+        """The URL without a password that may stand in it."""
+        parts = urlsplit(self._url)
+        return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+
+    def _unreachable(self, error: Exception) -> CommandError:
+        return CommandError(
+            ExitCode.UNAVAILABLE,
+            f"no service answers at {self._shown_url} ({str(error) or type(error).__name__})",
+            hint="start one with `pg-analytics demo` or `pg-analytics serve`, "
+            "or say where it is with --url or PG_ANALYTICS_URL",
+        )
+
+    def _envelope(self, response: "httpx.Response") -> Answer:
+        try:
+            document = json.loads(response.content)
+        except ValueError:
+            document = None
+        if not isinstance(document, dict) or not {"data", "error"} & document.keys():
+            raise CommandError(
+                ExitCode.INTERNAL,
+                f"{self._shown_url} gave an answer that is not pg-analytics' (HTTP {response.status_code})",
+                hint="look at --url, PG_ANALYTICS_URL and APP_PORT: something else seems to listen there",
+            )
+        return Answer(response.status_code, document)
+
+    def _refused(self, answer: Answer) -> Answer:
+        error = answer.document.get("error")
+        if error is None:
+            return answer
+        exit_code = BY_HTTP_STATUS.get(answer.status, ExitCode.INTERNAL)
+        hint = None
+        if exit_code is ExitCode.NOT_AUTHORISED:
+            hint = "the key that was sent is not the service's" if self._key else "set MANAGEMENT_API_KEY or give --key-file"
+        raise CommandError(exit_code, error["message"], hint=hint, error=error)
+
+
+def _url(given: str | None) -> str:
+    """Where the service is, without a slash at the end."""
+    # Of our settings only this one matters here: a client must not stumble over one that is not its own.
+    port = settings_module.load({k: v for k, v in os.environ.items() if k == "APP_PORT"}).port
+    url = given or os.environ.get("PG_ANALYTICS_URL") or f"http://127.0.0.1:{port}"
+    if not url.startswith(("http://", "https://")):
+        raise CommandError(ExitCode.USAGE, f"the URL of the service must start with http:// or https://, not {url!r}")
+    return url.rstrip("/")
+
+
+def _key(file: Path | None, *, on_this_machine: bool) -> str | None:
+    """The key to send, None if there is none: the service knows best whether it is needed."""
+    demo_key = DEMO_FOLDER / DEMO_KEY
+    if file is None and "MANAGEMENT_API_KEY" in os.environ:
+        return settings_module.load({"MANAGEMENT_API_KEY": os.environ["MANAGEMENT_API_KEY"]}).management_api_key
+    if file is None and on_this_machine and demo_key.is_file():
+        file = demo_key
+    if file is None:
+        return None
+    try:
+        return settings_module.load({"MANAGEMENT_API_KEY": file.read_text(encoding="utf-8").strip()}).management_api_key
+    except OSError as error:
+        raise CommandError(ExitCode.USAGE, f"cannot read the key file {file}: {error.strerror}") from None
+    except (SettingsError, UnicodeDecodeError):
+        raise CommandError(ExitCode.USAGE, f"the key file {file} must hold one line of printable text") from None

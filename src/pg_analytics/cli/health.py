@@ -1,0 +1,33 @@
+"""The command that asks how the service is."""
+
+from typing import Final
+
+from pg_analytics.cli import output
+from pg_analytics.cli.client import Asking, AsJson, Service
+from pg_analytics.cli.exit_codes import ExitCode
+from pg_analytics.cli.teaching import ASKING, ASKING_ENDS, command
+
+health: Final = command("health", settings=ASKING, ends=(*ASKING_ENDS, ExitCode.FAILED))
+
+#: The service answers within a second even when a dependency hangs; who waits longer learns nothing.
+_ASKING: Final = Asking(timeout=4)
+
+
+@health.default
+def _health(*, as_json: AsJson = False, service: Asking = _ASKING) -> ExitCode:
+    """Show how the service and its dependencies are.
+
+    Exits with 0 when all is well and 1 when a dependency is lost, so that it serves as a container's health check.
+
+    Examples:
+
+        pg-analytics health
+        pg-analytics health --url http://127.0.0.1:3004 --json
+
+    """
+    answer = Service(service).get("health")
+    if as_json:
+        output.show_json(answer.document)
+    else:
+        output.show(output.details((answer.data | answer.data["dependencies"]).items()))
+    return ExitCode.OK if answer.data["status"] == "ok" else ExitCode.FAILED

@@ -1,0 +1,228 @@
+"""The commands of recomputation: ask for a run and wait for it, look at runs, cancel one."""
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Annotated, Any, Final
+
+from cyclopts import Parameter
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from pg_analytics.cli import output
+from pg_analytics.cli.client import DEFAULT_MANAGING, Answer, AsJson, Managing, Service
+from pg_analytics.cli.exit_codes import CommandError, ExitCode
+from pg_analytics.cli.teaching import MANAGING, MANAGING_ENDS, command
+
+recompute: Final = command(
+    "recompute",
+    settings=MANAGING,
+    ends=(*MANAGING_ENDS, ExitCode.FAILED, ExitCode.NOT_FOUND, ExitCode.CONFLICT),
+)
+runs: Final = command("runs", settings=MANAGING, ends=(*MANAGING_ENDS, ExitCode.NOT_FOUND))
+cancel: Final = command("cancel", settings=MANAGING, ends=(*MANAGING_ENDS, ExitCode.NOT_FOUND, ExitCode.CONFLICT))
+runs.command(cancel)
+
+_POLL_S: Final = 0.25
+#: A service that restarts is away for seconds; the run survives that, and so should the wait.
+_PATIENCE_S: Final = 30.0
+_ENDED: Final = ("completed", "failed", "cancelled")
+
+
+@recompute.default
+def _recompute(
+    slug: str,
+    /,
+    *,
+    window: str,
+    from_: Annotated[str, Parameter(name="--from", metavar="DATE")],
+    to: Annotated[str, Parameter(metavar="DATE")],
+    requested_by: str | None = None,
+    wait: Annotated[bool, Parameter(negative=(), show_default=False)] = False,
+    as_json: AsJson = False,
+    service: Managing = DEFAULT_MANAGING,
+) -> ExitCode:
+    """Rebuild the snapshots of a report for some days from their events.
+
+    Do this after events were added or changed by another program. Whole buckets are rebuilt: a week that is touched
+    is rebuilt from Monday to Sunday. While no event changes, a recomputation changes no number.
+
+    The run is durable: it goes on when this command, or the service, is stopped.
+
+    Examples:
+
+        pg-analytics recompute volume-by-period --window day --from 2026-01-01 --to 2026-01-31
+        pg-analytics recompute top-entities --window week --from 2026-01-01 --to 2026-03-31 --wait
+
+    Parameters
+    ----------
+    slug
+        The report, as `pg-analytics reports` lists it.
+    window
+        Width of a bucket: day or week.
+    from_
+        First day, as YYYY-MM-DD.
+    to
+        Last day, included.
+    requested_by
+        Who asks, for the audit trail.
+    wait
+        Wait until the run has ended; the exit code then says how (1: failed or cancelled).
+    """
+    body = {"report_slug": slug, "window": window, "date_from": from_, "date_to": to}
+    if requested_by is not None:
+        body["requested_by"] = requested_by
+    asked = Service(service)
+    answer = asked.post("recomputations", body=body)
+    if wait:
+        answer = _wait(asked, answer)
+    _show_run(answer, as_json=as_json)
+    if not wait and not as_json:
+        output.notice(f"see how it goes with: pg-analytics runs {answer.data['id']}")
+    return ExitCode.FAILED if answer.data["status"] in {"failed", "cancelled"} else ExitCode.OK
+
+
+@runs.default
+def _runs(
+    run_id: str | None = None,
+    /,
+    *,
+    status: str | None = None,
+    report: str | None = None,
+    limit: int | None = None,
+    offset: int | None = None,
+    as_json: AsJson = False,
+    service: Managing = DEFAULT_MANAGING,
+) -> None:
+    """List recomputation runs, the newest first, or show one.
+
+    Examples:
+
+        pg-analytics runs
+        pg-analytics runs --status failed --report top-entities
+        pg-analytics runs 6c1f0a52-6d0e-4a43-9f0b-0b7d3f0c8f11
+        pg-analytics runs cancel 6c1f0a52-6d0e-4a43-9f0b-0b7d3f0c8f11
+
+    Parameters
+    ----------
+    run_id
+        The run to show; without it, runs are listed.
+    status
+        Only runs that are pending, running, completed, failed or cancelled.
+    report
+        Only runs of this report.
+    limit
+        The most runs to list, 1 to 100; the service's default is 20.
+    offset
+        How many to leave out at the beginning.
+    """
+    given = {"status": status, "report_slug": report, "limit": limit, "offset": offset}
+    asked = [(name, str(value)) for name, value in given.items() if value is not None]
+    if run_id is None:
+        answer = Service(service).get("recomputations", parameters=asked)
+        _show_runs(answer, as_json=as_json)
+    elif asked:
+        raise CommandError(ExitCode.USAGE, "filters go with the list, not with one run")
+    else:
+        _show_run(Service(service).get("recomputations", run_id), as_json=as_json)
+
+
+@cancel.default
+def _cancel(
+    run_id: str,
+    /,
+    *,
+    requested_by: str | None = None,
+    as_json: AsJson = False,
+    service: Managing = DEFAULT_MANAGING,
+) -> None:
+    """Cancel a run that has not ended.
+
+    What it has rebuilt so far stays: every chunk of days is exact by itself.
+
+    Examples:
+
+        pg-analytics runs cancel 6c1f0a52-6d0e-4a43-9f0b-0b7d3f0c8f11
+
+    Parameters
+    ----------
+    run_id
+        The run to cancel.
+    requested_by
+        Who asks, for the audit trail.
+    """
+    answer = Service(service).post("recomputations", run_id, "cancel", actor=requested_by)
+    _show_run(answer, as_json=as_json)
+
+
+def _wait(service: Service, answer: Answer) -> Answer:
+    """The run once it has ended."""
+    run_id = answer.data["id"]
+    lost_since: float | None = None
+    with _progress() as advance:
+        while answer.data["status"] not in _ENDED:
+            try:
+                time.sleep(_POLL_S)
+                answer = service.get("recomputations", run_id)
+            except KeyboardInterrupt:
+                raise CommandError(
+                    ExitCode.INTERRUPTED,
+                    f"no longer waiting; run {run_id} goes on",
+                    hint=f"pg-analytics runs {run_id} shows it, pg-analytics runs cancel {run_id} stops it",
+                ) from None
+            except CommandError as error:
+                lost_since = lost_since or time.monotonic()
+                if error.exit_code is not ExitCode.UNAVAILABLE or time.monotonic() - lost_since > _PATIENCE_S:
+                    raise
+            else:
+                lost_since = None
+                advance(answer.data)
+    return answer
+
+
+@contextmanager
+def _progress() -> Iterator[Any]:
+    """A progress bar on standard error, where that is a terminal: a function that takes the run as it is now."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    console = output.stderr()
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("pending", total=None)
+
+        def advance(run: Mapping[str, Any]) -> None:
+            done = run["progress"]
+            progress.update(
+                task, description=run["status"], completed=done["buckets_done"], total=done["buckets_total"]
+            )
+
+        yield advance
+
+
+def _show_run(answer: Answer, *, as_json: bool) -> None:
+    if as_json:
+        output.show_json(answer.document)
+        return
+    run = answer.data
+    shown = {
+        **{name: value for name, value in run.items() if name not in {"progress", "covers", "summary"}},
+        "covers": f"{run['covers']['from']} to {run['covers']['to']}",
+        "progress": _buckets(run),
+        **run["summary"],
+    }
+    moments = {name: output.moment(shown[name]) for name in ("requested_at", "started_at", "finished_at") if name in shown}
+    output.show(output.details((shown | moments).items()))
+
+
+def _show_runs(answer: Answer, *, as_json: bool) -> None:
+    if as_json:
+        output.show_json(answer.document)
+        return
+    listed = output.table(("id", "status", "buckets", "scope", "requested"), whole=("id", "status", "buckets"))
+    for run in answer.data:
+        scope = f"{run['report_slug']} {run['window']} {run['date_from']} to {run['date_to']}"
+        requested = f"{output.moment(run['requested_at'])} {run['requested_by']}"
+        listed.add_row(*map(output.cell, (run["id"], run["status"], _buckets(run), scope, requested)))
+    output.show(listed)
+    output.show_rest(answer.meta["pagination"], len(answer.data))
+
+
+def _buckets(run: Mapping[str, Any]) -> str:
+    return f"{run['progress']['buckets_done']} of {run['progress']['buckets_total']}"
