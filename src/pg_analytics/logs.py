@@ -5,10 +5,10 @@ Whoever serves a request or performs a run binds `request_id` or `run_id`; every
 
 import logging
 import sys
-from typing import Final
+from typing import Any, Final
 
 import structlog
-from structlog.typing import Processor
+from structlog.typing import EventDict, Processor
 
 _LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
@@ -21,11 +21,7 @@ def configure(*, format_: str, level: str, env: str) -> None:
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    if as_text:
-        rendering: list[Processor] = [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
-    else:
-        structlog.contextvars.bind_contextvars(env=env)
-        rendering = [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
+    rendering = _text() if as_text else _json(env)
     structlog.configure(
         processors=[*shared, *rendering],
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
@@ -40,3 +36,20 @@ def configure(*, format_: str, level: str, env: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(formatter)
     logging.basicConfig(handlers=[handler], level=max(_LEVELS[level], logging.WARNING), force=True)
+
+
+# Tracebacks are written without local variables: those hold URLs with passwords, and keys.
+
+
+def _text() -> list[Processor]:
+    plain = structlog.dev.plain_traceback
+    return [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=plain)]
+
+
+def _json(env: str) -> list[Processor]:
+    def add_env(_logger: Any, _method: str, event: EventDict) -> EventDict:
+        event["env"] = env
+        return event
+
+    transformer = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+    return [add_env, structlog.processors.ExceptionRenderer(transformer), structlog.processors.JSONRenderer()]

@@ -7,6 +7,7 @@ again. A lost Redis thus costs the requests of one moment one time limit each, a
 
 import asyncio
 from collections.abc import Awaitable
+from contextvars import Context
 from datetime import timedelta
 from typing import Any, Final, TypeVar, cast
 
@@ -98,7 +99,8 @@ class RedisClient:
         except (RedisError, OSError) as error:  # TimeoutError is an OSError
             if self._probe is None:
                 _log.warning("redis_lost", error=type(error).__name__)
-                self._probe = asyncio.create_task(self._probe_until_answered(), name="redis-probe")
+                # A context of its own: the probe outlives the request that started it.
+                self._probe = asyncio.create_task(self._probe_until_answered(), context=Context())
             return default
 
     async def _probe_until_answered(self) -> None:
