@@ -17,10 +17,9 @@ pytestmark = pytest.mark.anyio
 TODAY = date(2026, 6, 1)
 FIRST, END = date(2026, 5, 4), date(2026, 5, 6)
 
-READS = [
-    pytest.param(slug, breakdown, id=f"{slug}-{breakdown}")
-    for slug, definition in builtin_definitions().items()
-    for breakdown in [b.name for b in definition.breakdowns] or [definition.default_breakdown]
+BREAKDOWNS: list[tuple[str, str | None]] = [
+    *((slug, breakdown.name) for slug, report in builtin_definitions().items() for breakdown in report.breakdowns),
+    *((slug, None) for slug, report in builtin_definitions().items() if not report.breakdowns),
 ]
 
 
@@ -34,7 +33,7 @@ async def seeded(connection: "asyncpg.Connection[asyncpg.Record]") -> "asyncpg.C
     return connection
 
 
-@pytest.mark.parametrize("slug, breakdown", READS)
+@pytest.mark.parametrize("slug, breakdown", BREAKDOWNS)
 async def test_a_report_reads_its_rollup_by_a_range_of_days(
     seeded: "asyncpg.Connection[asyncpg.Record]", slug: str, breakdown: str | None
 ) -> None:
