@@ -59,6 +59,7 @@ check-docker: .venv/.stamp ## … the Dockerfile and the compose file
 .PHONY: check-docs
 check-docs: .venv/.stamp ## … the commands and links of the documentation
 	$(BIN)/python scripts/check_docs.py
+	$(BIN)/python scripts/write_reference.py --check
 
 .PHONY: check-wheel
 check-wheel: .venv/.stamp ## … the built wheel: whole, and running on the run-time lock alone

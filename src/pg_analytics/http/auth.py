@@ -1,7 +1,7 @@
 """Management authentication: one key, in `X-Management-Key` or as a bearer token.
 
 The key is compared in constant time and over bytes, so that a header which is not text is merely wrong. The
-check comes before the body is read: a stranger cannot make the service take in a single byte of it.
+check comes before the body is read: a stranger is answered without a byte of it being looked at.
 """
 
 import functools

@@ -18,6 +18,7 @@ from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pg_analytics.errors import ErrorCode, ServiceError, invalid, not_found, unavailable
+from pg_analytics.http.body import Incoming
 from pg_analytics.http.envelope import failure
 
 _log: Final = structlog.get_logger(__name__)
@@ -43,6 +44,7 @@ class _Gateway:
         if scope["type"] != "http":
             return
         request_id = _request_id(scope)
+        incoming = Incoming(scope, receive)
         scope.setdefault("state", {})["request_id"] = request_id
         status = 0
 
@@ -58,13 +60,13 @@ class _Gateway:
             deadline = asyncio.timeout(self._deadline_s)
             try:
                 async with deadline:
-                    await self._answer(scope, receive, send_with_id)
+                    await self._answer(scope, incoming.receive, send_with_id)
             except Exception as error:  # noqa: BLE001 - the caller has its opaque answer; the cause goes to the log
                 if not deadline.expired():
                     _log.exception("defect", method=scope["method"], path=scope["path"], exc_info=error)
                 elif status == 0:
                     late = failure(unavailable(f"no answer within {self._deadline_s:g} seconds"))
-                    await late(scope, receive, send_with_id)
+                    await late(scope, incoming.receive, send_with_id)
             _log.info(
                 "request",
                 method=scope["method"],
@@ -72,6 +74,7 @@ class _Gateway:
                 status=status,
                 duration_ms=round((time.perf_counter() - started) * 1000, 2),
             )
+        await incoming.drain()
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         wrong = _wrong_path(scope)
@@ -103,7 +106,7 @@ async def _service_error(_request: Request, error: Exception) -> Response:
 
 async def _routing_failed(_request: Request, error: Exception) -> Response:
     if isinstance(error, HTTPException) and error.status_code == ErrorCode.METHOD_NOT_ALLOWED.status:
-        allowed = (error.headers or {}).get("Allow", "")
+        allowed = ", ".join(sorted((error.headers or {}).get("Allow", "").split(", ")))
         return failure(
             ServiceError(
                 ErrorCode.METHOD_NOT_ALLOWED,

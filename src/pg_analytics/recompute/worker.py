@@ -22,7 +22,7 @@ from pg_analytics.windows import DayRange
 
 _log: Final = structlog.get_logger(__name__)
 
-#: Days that one transaction rebuilds. A multiple of every window's days, so that no commit splits a bucket.
+#: Days that one transaction rebuilds. A multiple of every window's days, so that no commit splits a bucket of the run.
 CHUNK_DAYS: Final = 7
 #: A run that fails this often without any progress in between has failed.
 MAX_FAILURES: Final = 5
