@@ -26,11 +26,11 @@ demo: .venv/.stamp ## Serve demo data on servers of its own, until Ctrl-C (ARGS=
 
 .PHONY: test
 test: .venv/.stamp ## Run every test, on DATABASE_URL and REDIS_URL or on servers of their own (ARGS='-k cache')
-	@$(BIN)/python -m pytest -q -n logical $(ARGS)
+	@$(BIN)/python -m pytest -q -n logical --dist loadgroup $(ARGS)
 
 .PHONY: test-wheel
 test-wheel: .venv/.stamp ## Run the tests that start servers again, on those that come as wheels
-	@PG_ANALYTICS_SERVERS=wheel $(BIN)/python -m pytest -q -n logical -m servers $(ARGS)
+	@PG_ANALYTICS_SERVERS=wheel $(BIN)/python -m pytest -q -n logical --dist loadgroup -m servers $(ARGS)
 
 .PHONY: check
 check: check-python check-sql check-docker check-docs check-wheel ## Check everything that can be checked without running the tests

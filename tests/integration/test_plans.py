@@ -11,6 +11,8 @@ import pytest
 from pg_analytics.events.seed import seed
 from pg_analytics.postgres.statements import statement
 from pg_analytics.reports.definition import builtin_definitions
+from pg_analytics.snapshots.rebuild import rebuild_days
+from pg_analytics.windows import DayRange
 
 pytestmark = pytest.mark.anyio
 
@@ -59,6 +61,37 @@ async def test_grouping_a_day_reads_that_day_of_the_events_alone(
     [scan] = [node for node in nodes(plan) if node.get("Relation Name") == "analytics_events"]
     index = next(node for node in nodes(scan) if "Index Name" in node)
     assert index["Index Name"] == "analytics_events_occurred_day_idx"
+
+
+@pytest.mark.parametrize("rollup", ["source_status", "entity"])
+async def test_a_merge_compares_no_row_with_every_other_where_the_planner_knows_nothing_of_the_days(
+    connection: "asyncpg.Connection[asyncpg.Record]", rollup: str
+) -> None:
+    await seed(connection, today=date(2026, 1, 1))
+    await connection.execute("ANALYZE")  # of other days: it expects one row of the days to be merged
+    await seed_more(connection)
+    async with connection.transaction():
+        await connection.execute(statement("pg_analytics.snapshots", f"group_{rollup}"), FIRST, END)
+
+        plan = await explain(connection, statement("pg_analytics.snapshots", f"merge_{rollup}"), FIRST, END)
+
+    loops = [node for node in nodes(plan) if node["Node Type"] == "Nested Loop"]
+    assert all("Index" in loop["Plans"][1]["Node Type"] for loop in loops), loops
+
+
+async def seed_more(connection: "asyncpg.Connection[asyncpg.Record]") -> None:
+    """The days of the merge, with events and snapshots."""
+    async with connection.transaction():
+        await connection.execute(
+            """
+            INSERT INTO analytics_events
+            (external_ref, source_id, entity_id, status, processing_ms, amount_cents, occurred_at)
+            SELECT 'more-' || n, 1, 'e-' || n, 'success', 1, 1, $1::date + INTERVAL '1 hour'
+            FROM generate_series(1, 5000) AS n
+            """,
+            FIRST,
+        )
+        await rebuild_days(connection, DayRange(FIRST, END), run_id=None)
 
 
 async def explain(connection: "asyncpg.Connection[asyncpg.Record]", sql: str, *arguments: Any) -> dict[str, Any]:

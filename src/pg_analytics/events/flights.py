@@ -7,7 +7,7 @@ What a flight becomes (a field that the data leave out reads `NA` there):
 - `entity_id`: the tail number; `unknown` where there is none (2,512 flights, all cancelled).
 - `status`: `failed` when it never departed, that is, was cancelled (8,255); `pending` when it departed and was
   never recorded as arrived (458); else `success`. That includes 717 flights that were diverted and did arrive.
-- `processing_ms`: the air time; 0 where none is recorded, as for the 9,430 flights of the three counts above.
+- `processing_ms`: the air time; 0 where none is recorded: cancelled, never arrived or diverted, 9,430 in all.
 - `amount_cents`: the distance, a hundred cents for a mile.
 - `occurred_at`: the scheduled departure, the one time that a cancelled flight has too. The data give the clock of
   New York, so a late evening belongs to the next day of UTC, and the last evening of the year to 2014.

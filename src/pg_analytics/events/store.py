@@ -1,8 +1,9 @@
 """The statements that load events, one function each."""
 
 from collections.abc import Iterable
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass, fields
 from datetime import datetime
+from operator import attrgetter
 from typing import Final
 
 from pg_analytics.postgres.pool import Connection
@@ -58,6 +59,6 @@ async def stage_events(connection: Connection) -> None:
 async def insert_events(connection: Connection, events: Iterable[Event]) -> int:
     """Insert the events whose `external_ref` is new; returns how many there were."""
     await connection.copy_records_to_table(
-        "staged_events", columns=_COLUMNS, records=[astuple(event) for event in events]
+        "staged_events", columns=_COLUMNS, records=map(attrgetter(*_COLUMNS), events)
     )
     return int((await connection.execute(_INSERT_STAGED)).split()[-1])

@@ -27,8 +27,8 @@ class Rebuilt:
 async def rebuild_days(connection: Connection, days: DayRange, *, run_id: UUID | None) -> Rebuilt:
     """Rebuild every rollup of `days` from the events.
 
-    Must be called inside a READ COMMITTED transaction that has read nothing yet, and whose commit follows soon:
-    the days stay locked until then.
+    Must be called inside a READ COMMITTED transaction, since each step needs a snapshot of its own, and its commit must
+    follow soon: the days stay locked until then.
     """
     await store.take_changes(connection, days)
     await store.lock_days(connection, days)

@@ -2,6 +2,8 @@
 -- unchanged range writes nothing.
 -- Parameters: $1 first day, $2 day after the last.
 -- Index: primary key of rollup_source_status, as a range of days.
+-- EXCEPT, not an outer join: it is hashed or sorted whatever the planner expects. Where it expects one kept row, as
+-- it does for days that came after the last ANALYZE, it would join in a nested loop, which is quadratic.
 WITH kept AS MATERIALIZED (
     SELECT day, source_id, status, event_count
     FROM rollup_source_status
@@ -11,10 +13,9 @@ WITH kept AS MATERIALIZED (
 removed AS (
     DELETE FROM rollup_source_status AS r
     USING (
-        SELECT k.day, k.source_id, k.status
-        FROM kept AS k
-        LEFT JOIN fresh_source_status AS f USING (day, source_id, status)
-        WHERE f.day IS NULL
+        SELECT day, source_id, status FROM kept
+        EXCEPT
+        SELECT day, source_id, status FROM fresh_source_status
     ) AS gone
     WHERE r.day = gone.day AND r.source_id = gone.source_id AND r.status = gone.status
     RETURNING 1
@@ -22,11 +23,10 @@ removed AS (
 
 written AS (
     INSERT INTO rollup_source_status AS r (day, source_id, status, event_count)
-    SELECT f.day, f.source_id, f.status, f.event_count
-    FROM fresh_source_status AS f
-    LEFT JOIN kept AS k USING (day, source_id, status)
-    WHERE k.event_count IS DISTINCT FROM f.event_count
-    ORDER BY f.day, f.source_id, f.status
+    SELECT day, source_id, status, event_count FROM fresh_source_status
+    EXCEPT
+    SELECT day, source_id, status, event_count FROM kept
+    ORDER BY day, source_id, status
     ON CONFLICT (day, source_id, status) DO UPDATE SET event_count = excluded.event_count
     RETURNING (xmax <> 0) AS replaced
 )
