@@ -12,9 +12,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.servers]
 Connection = asyncpg.Connection  # generic in its stubs only
 
 
-async def insert(
-    connection: "asyncpg.Connection[asyncpg.Record]", day: date, count: int, *, prefix: str = "e"
-) -> None:
+async def insert(connection: "asyncpg.Connection[asyncpg.Record]", day: date, count: int, *, prefix: str = "e") -> None:
     """`count` events of one day, by plain SQL as another program would."""
     await connection.execute(
         """

@@ -1,63 +1,37 @@
 """What is particular to PostgreSQL: its settings, its versions, its first initialisation, its family of processes."""
 
-import asyncio
 import os
 import shutil
 import signal
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import Any
 
 import asyncpg
 import pytest
+from tests.embedded import fetch, is_dead, log_of, private_folder, public_folder, until
 
+from pg_analytics.embedded import account, postgres
 from pg_analytics.embedded import binaries as binaries_module
-from pg_analytics.embedded import postgres
-from pg_analytics.embedded.account import ROOT_PLACE, ServersError, account_for
+from pg_analytics.embedded.account import ServersError, account_for
 from pg_analytics.embedded.binaries import Binaries, find, within_reach
-from pg_analytics.embedded.folder import command_line, reset
-from pg_analytics.embedded.process import Server, _children
+from pg_analytics.embedded.process import _children
 
 pytestmark = [pytest.mark.servers, pytest.mark.own_servers]
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Path]:
-    private = tmp_path / "private"
-    private.mkdir(mode=0o700)
-    yield private
-    reset(private)
+    with private_folder(tmp_path) as private:
+        yield private
 
 
 @pytest.fixture
 def public() -> Iterator[Path]:
-    """A folder that every account can enter, which `tmp_path` is not."""
-    path = Path(mkdtemp(prefix="pg-analytics-test-", dir=ROOT_PLACE))
-    path.chmod(0o755)
-    yield path
-    shutil.rmtree(path)
-
-
-def _row(server: Server, statement: str, password: str | None = None) -> tuple[Any, ...]:
-    async def ask() -> tuple[Any, ...]:
-        connection = await asyncpg.connect(server.url, password=password)
-        try:
-            return tuple(await connection.fetchrow(statement) or ())
-        finally:
-            await connection.close()
-
-    return asyncio.run(ask())
-
-
-def _until(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline, f"waited in vain until {what}"
-        time.sleep(0.01)
+    with public_folder() as path:
+        yield path
 
 
 @pytest.mark.parametrize("source", [Binaries.SYSTEM, Binaries.WHEEL])
@@ -71,7 +45,7 @@ def test_the_forced_origin_is_used_or_its_lack_is_explained(folder: Path, source
     with postgres.start(folder, binaries=source, durable=False) as server:
         assert server.origin.startswith(f"{source} /")
         assert server.version == ".".join(map(str, installed[0].version))
-        assert _row(server, "SHOW server_version")[0].startswith(server.version)
+        assert fetch(server.url, "SHOW server_version")[0].startswith(server.version)
 
 
 def test_the_database_is_utf8_without_a_language_and_reachable_by_loopback_and_password_only(
@@ -79,38 +53,36 @@ def test_the_database_is_utf8_without_a_language_and_reachable_by_loopback_and_p
 ) -> None:
     with postgres.start(folder, binaries=binaries, durable=False) as server:
         assert server.url.startswith("postgresql://postgres:")
-        assert _row(
-            server,
+        assert fetch(
+            server.url,
             """SELECT datname, pg_encoding_to_char(encoding), datcollate, datctype,
                       current_setting('listen_addresses'), current_setting('unix_socket_directories'),
                       current_setting('max_connections')
                FROM pg_database WHERE datname = current_database()""",
         ) == ("pg_analytics", "UTF8", "C", "C", "127.0.0.1", "", "200")
         with pytest.raises(asyncpg.InvalidPasswordError):
-            _row(server, "SELECT 1", password="wrong")
-        assert _row(server, "SELECT rolpassword LIKE 'SCRAM-SHA-256$%' FROM pg_authid WHERE rolname = 'postgres'") == (
-            True,
-        )
+            fetch(server.url, "SELECT 1", password="wrong")
+        assert fetch(
+            server.url, "SELECT rolpassword LIKE 'SCRAM-SHA-256$%' FROM pg_authid WHERE rolname = 'postgres'"
+        ) == (True,)
 
 
-@pytest.mark.parametrize("durable, setting", [(True, "on"), (False, "off")])
-def test_only_durable_data_survive_a_crash_of_the_machine(
-    folder: Path, binaries: Binaries, *, durable: bool, setting: str
-) -> None:
-    with postgres.start(folder, binaries=binaries, durable=durable) as server:
-        for name in ("fsync", "full_page_writes"):
-            assert _row(server, f"SHOW {name}") == (setting,)
+def test_only_durable_data_survive_a_crash_of_the_machine(folder: Path, binaries: Binaries) -> None:
+    for durable, setting in ((False, "off"), (True, "on")):
+        with postgres.start(folder, binaries=binaries, durable=durable) as server:
+            for name in ("fsync", "full_page_writes"):
+                assert fetch(server.url, f"SHOW {name}") == (setting,)
 
 
 def test_kill_ends_every_process_of_the_server_and_committed_data_come_back(folder: Path, binaries: Binaries) -> None:
     with postgres.start(folder, binaries=binaries, durable=False) as server:
-        _row(server, "CREATE TABLE kept AS SELECT 1")
+        fetch(server.url, "CREATE TABLE kept AS SELECT 1")
         family = [server.pid, *_children(server.pid)]
-        os.kill(family[-1], signal.SIGSTOP)  # frozen, it would not notice that its parent has died
+        os.kill(family[1], signal.SIGSTOP)  # frozen, it would not notice that its parent has died
         server.kill()
-        _until(lambda: all(command_line(pid) == "" for pid in family), "all of them are gone")
+        until(lambda: all(is_dead(pid) for pid in family), "all of them are gone")
         server.restart()
-        assert _row(server, "SELECT count(*) FROM pg_tables WHERE tablename = 'kept'") == (1,)
+        assert fetch(server.url, "SELECT count(*) FROM pg_tables WHERE tablename = 'kept'") == (1,)
 
 
 def test_a_restart_waits_for_backends_that_outlived_their_killed_postmaster(folder: Path, binaries: Binaries) -> None:
@@ -118,14 +90,13 @@ def test_a_restart_waits_for_backends_that_outlived_their_killed_postmaster(fold
         survivor = _children(server.pid)[0]
         os.kill(survivor, signal.SIGSTOP)  # frozen, it does not notice that its parent has died
         os.kill(server.pid, signal.SIGKILL)
-        _until(lambda: not server.alive(), "the postmaster is gone")
+        until(lambda: not server.alive(), "the postmaster is gone")
         restarting = threading.Thread(target=server.restart)
         restarting.start()
-        log = server.folder / "log"
-        _until(lambda: "pre-existing shared memory block" in log.read_text(), "the new one met the survivor")
+        until(lambda: "pre-existing shared memory block" in log_of(server), "the new one met the survivor")
         os.kill(survivor, signal.SIGKILL)
         restarting.join()
-        assert _row(server, "SELECT 1") == (1,)
+        assert fetch(server.url, "SELECT 1") == (1,)
 
 
 def test_a_server_that_cannot_start_says_why_and_leaves_the_folder_free(folder: Path, binaries: Binaries) -> None:
@@ -143,27 +114,31 @@ def test_a_server_that_cannot_start_says_why_and_leaves_the_folder_free(folder: 
 def test_an_interrupted_initialisation_is_done_again(
     folder: Path, binaries: Binaries, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupt(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
+    commands: list[object] = []
+
+    def run(command: list[str | Path], **how: Any) -> Any:
+        commands.append(command)
+        if len(commands) > 1:  # initdb is done, the database is not
+            raise KeyboardInterrupt
+        return account.run(command, **how)
 
     with monkeypatch.context() as interrupted:
-        interrupted.setattr(Path, "rename", interrupt)  # the last step
+        interrupted.setattr(postgres, "run", run)
         with pytest.raises(KeyboardInterrupt):
             postgres.start(folder, binaries=binaries, durable=False)
     with postgres.start(folder, binaries=binaries, durable=False) as server:
-        assert _row(server, "SELECT current_database()") == ("pg_analytics",)
+        assert fetch(server.url, "SELECT current_database()") == ("pg_analytics",)
 
 
 def test_data_are_opened_by_the_version_that_made_them(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The wheel holds several versions; the newest is used for new data only."""
-    installed = find(postgres._WANTED, Binaries.AUTO, account_for(folder))
-    oldest = min(executable.version[0] for executable in installed)
-    with monkeypatch.context() as only_the_oldest:
-        wanted = replace(postgres._WANTED, supports=lambda version: version[0] == oldest)
-        only_the_oldest.setattr(postgres, "_WANTED", wanted)
+    """Here by the last choice for new data; the wheel alone holds two versions."""
+    last = find(postgres._WANTED, Binaries.AUTO, account_for(folder))[-1].version[0]
+    with monkeypatch.context() as without_the_others:
+        wanted = replace(postgres._WANTED, supports=lambda version: version[0] == last)
+        without_the_others.setattr(postgres, "_WANTED", wanted)
         postgres.start(folder, binaries=Binaries.AUTO, durable=False).stop()
     with postgres.start(folder, binaries=Binaries.AUTO, durable=False) as server:
-        assert server.version.split(".")[0] == str(oldest)
+        assert server.version.split(".")[0] == str(last)
 
 
 def test_data_of_a_version_that_is_not_here_are_refused_with_both_versions(folder: Path, binaries: Binaries) -> None:
@@ -201,7 +176,7 @@ def test_an_environment_that_only_root_can_enter_serves_by_a_copy_made_once(
         usable.path.with_name("initdb").unlink()  # as a cleaner of /var/tmp might
     with postgres.start(folder, binaries=Binaries.WHEEL, durable=False) as server:
         assert server.origin == f"wheel {usable.path}"
-        assert _row(server, "SELECT 1") == (1,)
+        assert fetch(server.url, "SELECT 1") == (1,)
 
 
 def _link(source: str, target: str) -> None:

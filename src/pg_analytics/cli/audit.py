@@ -1,7 +1,6 @@
 """The command that reads the audit trail."""
 
-from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
 from pg_analytics.cli import output
 from pg_analytics.cli.client import DEFAULT_MANAGING, AsJson, Managing, Service
@@ -20,24 +19,20 @@ def _audit(
     as_json: AsJson = False,
     service: Managing = DEFAULT_MANAGING,
 ) -> None:
-    """Show who asked for which recomputation, and what became of it, the newest first.
+    """Show who asked for which recomputation, and what became of it.
 
-    Examples:
+    The newest comes first. Every entry was committed together with what it tells.
+
+    For example:
 
         pg-analytics audit
         pg-analytics audit --action recompute.failed
         pg-analytics audit --actor recompute-worker --limit 100 --json
 
-    Parameters
-    ----------
-    action
-        Only this action, such as recompute.triggered, recompute.completed or recompute.failed.
-    actor
-        Only what this actor did.
-    limit
-        The most entries, 1 to 100; the service's default is 20.
-    offset
-        How many to leave out at the beginning.
+    :param action: Only this action, such as recompute.triggered, recompute.completed or recompute.failed.
+    :param actor: Only what this actor did.
+    :param limit: The most entries, 1 to 100; the service's default is 20.
+    :param offset: How many to leave out at the beginning.
     """
     given = {"action": action, "actor": actor, "limit": limit, "offset": offset}
     asked = [(name, str(value)) for name, value in given.items() if value is not None]
@@ -45,17 +40,15 @@ def _audit(
     if as_json:
         output.show_json(answer.document)
         return
-    listed = output.table(("when", "action", "actor", "run", "about"), whole=("action",))
+    listed = output.table(("when (UTC) and who", "what", "run"))
     for entry in answer.data:
-        when = output.moment(entry["created_at"])
-        about = _about(entry["metadata"])
-        listed.add_row(*map(output.cell, (when, entry["action"], entry["actor"], entry["resource_id"], about)))
+        metadata = dict(entry["metadata"])
+        scope = [metadata.pop(name, None) for name in ("report_slug", "window", "date_from", "date_to")]
+        about = [f"{scope[0]} {scope[1]}", f"{scope[2]} to {scope[3]}"] if all(scope) else [None, None]
+        listed.add_row(
+            output.stacked(output.moment(entry["created_at"]), entry["actor"]),
+            output.stacked(entry["action"], about[0]),
+            output.stacked(entry["resource_id"], about[1], " ".join(f"{k}={v}" for k, v in metadata.items())),
+        )
     output.show(listed)
     output.show_rest(answer.meta["pagination"], len(answer.data))
-
-
-def _about(metadata: Mapping[str, Any]) -> str:
-    """The scope first, then what else there is to say."""
-    scope = ("report_slug", "window", "date_from", "date_to")
-    words = [str(metadata[name]) for name in scope if name in metadata]
-    return " ".join(words + [f"{name}={value}" for name, value in metadata.items() if name not in scope])

@@ -1,11 +1,14 @@
-"""What the commands share that are the service, or work on its database: settings, logs, a connection.
+"""What is behind the commands that are the service or work on its database.
 
-Whatever keeps them from starting becomes one line for a person; a defect keeps its traceback.
+They are a module of their own because importing the service takes half a second, which no `--help` should wait for.
+Whatever keeps them from their work and a person can mend becomes one line; a defect keeps its traceback.
 """
 
+import asyncio
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
+from typing import Any, TypeVar
 
 import asyncpg
 
@@ -13,41 +16,113 @@ from pg_analytics import app, logs
 from pg_analytics import settings as settings_module
 from pg_analytics.cli.exit_codes import CommandError, ExitCode
 from pg_analytics.embedded.account import ServersError
+from pg_analytics.events import flights
+from pg_analytics.events import seed as demo_events
+from pg_analytics.events.flights import FlightsLoaded, MissingDataError
+from pg_analytics.postgres import migrate as migrations
 from pg_analytics.postgres.migrate import MigrationError
 from pg_analytics.postgres.pool import LOST, Connection, describe
-from pg_analytics.settings import Settings, SettingsError
+from pg_analytics.reports.catalog import install_builtin_reports
+from pg_analytics.settings import Settings
+
+T = TypeVar("T")
 
 
-def configure() -> Settings:
-    """The settings in the environment, with logging set up as they say."""
-    settings = settings_module.load(os.environ)
+def serve() -> None:
+    """Serve requests and perform runs until a signal."""
+    _perform(app.serve)
+
+
+def work() -> None:
+    """Perform runs until a signal."""
+    _perform(app.work)
+
+
+def is_up_to_date() -> bool:
+    """Whether the database has the schema of this version."""
+
+    async def check(settings: Settings) -> bool:
+        async with _connected(settings) as connection:
+            return await migrations.is_migrated(connection)
+
+    return _perform(check)
+
+
+def migrate() -> list[str]:
+    """Bring the database to the schema and the reports of this version; names of the migrations that it took."""
+
+    async def apply(settings: Settings) -> list[str]:
+        async with _connected(settings) as connection:
+            return await _prepare(connection)
+
+    return _perform(apply)
+
+
+def seed() -> int:
+    """Migrate, and load the demo events unless there are events; how many were loaded."""
+
+    async def load(settings: Settings) -> int:
+        async with _connected(settings) as connection:
+            await _prepare(connection)
+            return await demo_events.seed(connection, today=app.utc_now().date())
+
+    return _perform(load)
+
+
+def load_flights(progress: Callable[[int, int], None]) -> FlightsLoaded:
+    """Migrate, and load the flights that are not there; `progress` is told how many are done, and of how many."""
+
+    async def load(settings: Settings) -> FlightsLoaded:
+        async with _connected(settings) as connection:
+            await _prepare(connection)
+            return await flights.load(connection, progress=progress)
+
+    return _perform(load)
+
+
+def configure(given: Mapping[str, str] | None = None) -> Settings:
+    """The settings in the environment, or before them in `given`, with logging set up as they say.
+
+    `SettingsError` if one is wrong.
+    """
+    settings = settings_module.load(os.environ | dict(given or {}))
     logs.configure(format_=settings.log_format, level=settings.log_level, env=settings.env)
     return settings
 
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """What a person can mend, as a `CommandError`."""
+    """Within the block, what a person can mend becomes a `CommandError`."""
     try:
         yield
-    except SettingsError as error:
-        raise CommandError(ExitCode.USAGE, str(error)) from None
-    except MigrationError as error:
+    except (MigrationError, MissingDataError) as error:
         raise CommandError(ExitCode.FAILED, str(error)) from None
     except (app.StartError, ServersError) as error:
         raise CommandError(ExitCode.UNAVAILABLE, str(error)) from None
     except asyncpg.PostgresError as error:
         exit_code = ExitCode.UNAVAILABLE if isinstance(error, LOST) else ExitCode.FAILED
-        raise CommandError(exit_code, f"PostgreSQL refuses: {describe(error)}") from None
-    except LOST as error:
-        raise CommandError(ExitCode.UNAVAILABLE, f"PostgreSQL was lost ({describe(error)})") from None
+        raise CommandError(exit_code, f"PostgreSQL says no ({describe(error)})") from None
+
+
+def _perform(work: Callable[[Settings], Coroutine[Any, Any, T]]) -> T:
+    settings = configure()
+    with one_line_errors():
+        return asyncio.run(work(settings))
 
 
 @asynccontextmanager
-async def connected(settings: Settings) -> AsyncIterator[Connection]:
-    """A connection for set-up work on the database that `DATABASE_URL` names."""
+async def _connected(settings: Settings) -> AsyncIterator[Connection]:
+    """A connection for set-up work on the database that `DATABASE_URL` names; a lost one is a `StartError`."""
     connection = await app.connect_patiently(settings_module.require_database(settings))
     try:
         yield connection
+    except (OSError, EOFError, asyncpg.InterfaceError) as error:
+        raise app.StartError(f"PostgreSQL was lost on the way ({describe(error)})") from None
     finally:
         await connection.close(timeout=5)
+
+
+async def _prepare(connection: Connection) -> list[str]:
+    applied = await migrations.migrate(connection)
+    await install_builtin_reports(connection)
+    return [migration.name for migration in applied]

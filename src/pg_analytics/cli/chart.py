@@ -60,21 +60,21 @@ def _label(row: Mapping[str, Any], dimensions: Sequence[str]) -> str:
 def _bands(series: Mapping[str, Mapping[date, float]], window: str, width: int, glyphs: str) -> Iterator[Text]:
     """A band of columns for each series, the largest first, above the dates that all of them share."""
     buckets = _buckets(series, window)
-    top = max(max(values.values()) for values in series.values())
-    height = max(1, min(_TALLEST, _LINES_FOR_BANDS // len(series)))
-    largest = sorted(series.items(), key=lambda item: -sum(item[1].values()))
-    for number, (label, values) in enumerate(largest[:_MOST_BANDS]):
-        counts = [values.get(bucket, 0) for bucket in buckets]
-        summary = f"  {min(counts):,} to {max(counts):,} per {window}, {sum(counts):,} in all"
+    largest = sorted(series.items(), key=lambda item: -sum(item[1].values()))[:_MOST_BANDS]
+    counts = {label: [values.get(bucket, 0) for bucket in buckets] for label, values in largest}
+    bands = {label: _squeezed(values, width) for label, values in counts.items()}
+    top = max(max(band) for band in bands.values())
+    height = max(1, min(_TALLEST, _LINES_FOR_BANDS // len(bands)))
+    wide = max(1, min(_WIDEST_COLUMN, width // len(buckets)))
+    for number, (label, band) in enumerate(bands.items()):
+        values = counts[label]
+        summary = f"  {min(values):,} to {max(values):,} per {window}, {sum(values):,} in all"
         yield Text.assemble((_shortened(label), "bold"), summary)
-        style = _STYLES[number % len(_STYLES)]
-        for line in columns(_squeezed(counts, width), top, height=height, width=width, glyphs=glyphs):
-            yield Text(line, style=style)
-    first, last = buckets[0].isoformat(), buckets[-1].isoformat()
-    used = min(width, _column_width(len(buckets), width) * len(buckets))
-    yield Text(first if first == last else f"{first}{last:>{max(used - len(first), len(last) + 1)}}", style="dim")
-    if len(series) > _MOST_BANDS:
-        yield Text(f"and {len(series) - _MOST_BANDS:,} more", style="dim")
+        for line in _columns(band, top, height=height, wide=wide, glyphs=glyphs):
+            yield Text(line, style=_STYLES[number % len(_STYLES)])
+    yield Text(_ends(buckets, wide * len(next(iter(bands.values())))), style="dim")
+    if len(series) > len(bands):
+        yield Text(f"and {len(series) - len(bands):,} more", style="dim")
 
 
 def _buckets(series: Mapping[str, Mapping[date, float]], window: str) -> list[date]:
@@ -92,9 +92,8 @@ def _squeezed(counts: Sequence[float], width: int) -> list[float]:
     return [sum(group) / len(group) for group in groups]
 
 
-def columns(counts: Sequence[float], top: float, *, height: int, width: int, glyphs: str) -> list[str]:
-    """Lines of a band, from above: columns of `counts`, of which `top` is as high as the band."""
-    wide = _column_width(len(counts), width)
+def _columns(counts: Sequence[float], top: float, *, height: int, wide: int, glyphs: str) -> list[str]:
+    """Lines of a band, from above. `top` is as high as the band; `wide` counts the space after a column, if any."""
     levels = [_eighths(count, top, height) for count in counts]
     lines = []
     for row in reversed(range(height)):
@@ -103,9 +102,10 @@ def columns(counts: Sequence[float], top: float, *, height: int, width: int, gly
     return lines
 
 
-def _column_width(count: int, width: int) -> int:
-    """Characters of a column, the space after it included where there is room for one."""
-    return max(1, min(_WIDEST_COLUMN, width // count))
+def _ends(buckets: Sequence[date], width: int) -> str:
+    """The first bucket, and the last one at the right end."""
+    first, last = buckets[0].isoformat(), buckets[-1].isoformat()
+    return first if first == last else f"{first} {last:>{max(len(last), width - len(first) - 1)}}"
 
 
 def _horizontal_bars(bars: Sequence[tuple[str, float]], width: int, glyphs: str) -> Iterator[Text]:
@@ -116,12 +116,12 @@ def _horizontal_bars(bars: Sequence[tuple[str, float]], width: int, glyphs: str)
     room = max(_EIGHTHS, width - label_width - value_width - 2)
     top = max(value for _, value, _ in shown)
     for label, value, text in shown:
-        yield Text.assemble(set_cell_size(label, label_width + 1), (bar(value, top, room, glyphs), "cyan"), f" {text}")
+        yield Text.assemble(set_cell_size(label, label_width + 1), (_bar(value, top, room, glyphs), "cyan"), f" {text}")
     if len(bars) > _MOST_BARS:
         yield Text(f"and {len(bars) - _MOST_BARS:,} more", style="dim")
 
 
-def bar(value: float, top: float, room: int, glyphs: str) -> str:
+def _bar(value: float, top: float, room: int, glyphs: str) -> str:
     """A horizontal bar; that of `top` fills `room` characters."""
     full, rest = divmod(_eighths(value, top, room), _EIGHTHS)
     return glyphs[_EIGHTHS] * full + (glyphs[rest] if rest else "")

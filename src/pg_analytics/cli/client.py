@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, urlencode, urlsplit
 
-from cyclopts import Parameter
+from cyclopts import Parameter, validators
 
 from pg_analytics import settings as settings_module
 from pg_analytics.cli.exit_codes import BY_HTTP_STATUS, CommandError, ExitCode
@@ -26,10 +26,8 @@ BASE_PATH: Final = "/api/v1"
 DEMO_FOLDER: Final = Path(".pg-analytics")
 DEMO_KEY: Final = "management-key"
 
-_CONNECT_TIMEOUT_S: Final = 5.0
+_CONNECT_TIMEOUT_S: Final = 5
 _LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
-
-Parameters = Sequence[tuple[str, str]]
 
 AsJson = Annotated[
     bool,
@@ -38,6 +36,16 @@ AsJson = Annotated[
         negative=(),
         show_default=False,
         help="Print the service's answer, one JSON document, and nothing else; an error is one line of JSON.",
+    ),
+]
+
+
+Seconds = Annotated[
+    int,
+    Parameter(
+        metavar="SECONDS",
+        validator=validators.Number(gte=1, lte=3600),
+        help="The longest wait for it, in seconds.",
     ),
 ]
 
@@ -51,9 +59,7 @@ class Asking:
         str | None,
         Parameter(help="Where the service is. [default: PG_ANALYTICS_URL, else http://127.0.0.1:$APP_PORT]"),
     ] = None
-    timeout: Annotated[
-        float, Parameter(metavar="SECONDS", help="How long it may keep silent, in seconds.")
-    ] = 30.0
+    timeout: Seconds = 30
 
 
 @Parameter(name="*", group="Service")
@@ -94,55 +100,52 @@ class Answer:
 
 
 class Service:
-    """A service to ask. Every method raises `CommandError` when there is no answer, or when it is a refusal."""
+    """A service to ask. Both ways raise `CommandError` when there is no answer, or when it is a refusal."""
 
     def __init__(self, options: Asking) -> None:
         self._url = _url(options.url)
         self._timeout_s = options.timeout
-        on_this_machine = urlsplit(self._url).hostname in _LOOPBACK
-        self._on_this_machine = on_this_machine
-        self._key = _key(options.key_file, on_this_machine=on_this_machine) if isinstance(options, Managing) else None
+        self._is_here = urlsplit(self._url).hostname in _LOOPBACK
+        self._key = _key(options.key_file, is_here=self._is_here) if isinstance(options, Managing) else None
 
-    def get(self, *path: str, parameters: Parameters = ()) -> Answer:
+    def get(self, *path: str, parameters: Sequence[tuple[str, str]] = ()) -> Answer:
         """GET what lies under the segments of `path`."""
-        return self._refused(self.ask("GET", path, parameters=parameters))
+        return self._ask("GET", path, query=urlencode(parameters, errors="surrogateescape"))
 
     def post(self, *path: str, body: object = None, actor: str | None = None) -> Answer:
         """POST `body` as JSON; `actor` is who acts."""
-        return self._refused(self.ask("POST", path, body=body, actor=actor))
+        headers = {} if actor is None else {b"X-Actor": actor.encode(errors="surrogateescape")}
+        return self._ask("POST", path, content=None if body is None else json.dumps(body).encode(), headers=headers)
 
-    def ask(
+    def _ask(
         self,
         method: str,
         path: Sequence[str],
         *,
-        parameters: Parameters = (),
-        body: object = None,
-        actor: str | None = None,
+        query: str = "",
+        content: bytes | None = None,
+        headers: Mapping[bytes, bytes] | None = None,
     ) -> Answer:
-        """The answer whatever its status; `CommandError` if there is none or it is no envelope."""
-        import httpx
+        import httpx  # noqa: PLC0415 - slow, and most of the command line does without
 
-        headers = {b"Accept": b"application/json"}
+        segments = (quote(segment, safe="", errors="surrogateescape") for segment in path)
+        url = f"{self._url}{BASE_PATH}/{'/'.join(segments)}" + (query and f"?{query}")
+        sent = {b"Accept": b"application/json", **(headers or {})}
         if self._key is not None:
-            headers[b"X-Management-Key"] = self._key.encode()
-        if actor is not None:
-            headers[b"X-Actor"] = actor.encode(errors="surrogateescape")
-        url = self._url + BASE_PATH + "".join(f"/{quote(segment, safe='')}" for segment in path)
+            sent[b"X-Management-Key"] = self._key.encode()
         timeout = httpx.Timeout(self._timeout_s, connect=min(_CONNECT_TIMEOUT_S, self._timeout_s))
         try:
             # A proxy that the environment names leads out of this machine, and would see the key.
-            with httpx.Client(timeout=timeout, trust_env=not self._on_this_machine) as http:
-                response = http.request(method, url, params=list(parameters), json=body, headers=headers)
+            with httpx.Client(timeout=timeout, trust_env=not self._is_here) as http:
+                response = http.request(method, url, content=content, headers=sent)
         except httpx.InvalidURL as error:
-            raise CommandError(ExitCode.USAGE, f"{self._shown_url} is not a URL: {error}") from None
+            raise CommandError(ExitCode.USAGE, f"{self._shown_url} is no URL: {error}") from None
         except httpx.ReadTimeout:
-            raise CommandError(
-                ExitCode.UNAVAILABLE, f"{self._shown_url} did not answer within {self._timeout_s:g} seconds"
-            ) from None
+            silence = f"{self._shown_url} did not answer within {self._timeout_s} seconds"
+            raise CommandError(ExitCode.UNAVAILABLE, silence) from None
         except httpx.HTTPError as error:
             raise self._unreachable(error) from None
-        return self._envelope(response)
+        return self._accepted(self._envelope(response))
 
     @property
     def _shown_url(self) -> str:
@@ -163,7 +166,7 @@ class Service:
             document = json.loads(response.content)
         except ValueError:
             document = None
-        if not isinstance(document, dict) or not {"data", "error"} & document.keys():
+        if not _is_envelope(document):
             raise CommandError(
                 ExitCode.INTERNAL,
                 f"{self._shown_url} gave an answer that is not pg-analytics' (HTTP {response.status_code})",
@@ -171,15 +174,27 @@ class Service:
             )
         return Answer(response.status_code, document)
 
-    def _refused(self, answer: Answer) -> Answer:
+    def _accepted(self, answer: Answer) -> Answer:
         error = answer.document.get("error")
         if error is None:
             return answer
         exit_code = BY_HTTP_STATUS.get(answer.status, ExitCode.INTERNAL)
         hint = None
         if exit_code is ExitCode.NOT_AUTHORISED:
-            hint = "the key that was sent is not the service's" if self._key else "set MANAGEMENT_API_KEY or give --key-file"
+            hint = (
+                "the key that was sent is not the service's"
+                if self._key
+                else "set MANAGEMENT_API_KEY or give --key-file"
+            )
         raise CommandError(exit_code, error["message"], hint=hint, error=error)
+
+
+def _is_envelope(document: Any) -> bool:
+    match document:
+        case {"data": _} | {"error": {"code": str(), "message": str()}}:
+            return True
+        case _:
+            return False
 
 
 def _url(given: str | None) -> str:
@@ -187,17 +202,25 @@ def _url(given: str | None) -> str:
     # Of our settings only this one matters here: a client must not stumble over one that is not its own.
     port = settings_module.load({k: v for k, v in os.environ.items() if k == "APP_PORT"}).port
     url = given or os.environ.get("PG_ANALYTICS_URL") or f"http://127.0.0.1:{port}"
-    if not url.startswith(("http://", "https://")):
-        raise CommandError(ExitCode.USAGE, f"the URL of the service must start with http:// or https://, not {url!r}")
+    if not _is_http(url):
+        raise CommandError(ExitCode.USAGE, "the URL of the service must be http:// or https:// with a host")
     return url.rstrip("/")
 
 
-def _key(file: Path | None, *, on_this_machine: bool) -> str | None:
+def _is_http(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+
+
+def _key(file: Path | None, *, is_here: bool) -> str | None:
     """The key to send, None if there is none: the service knows best whether it is needed."""
     demo_key = DEMO_FOLDER / DEMO_KEY
     if file is None and "MANAGEMENT_API_KEY" in os.environ:
         return settings_module.load({"MANAGEMENT_API_KEY": os.environ["MANAGEMENT_API_KEY"]}).management_api_key
-    if file is None and on_this_machine and demo_key.is_file():
+    if file is None and is_here and demo_key.is_file():
         file = demo_key
     if file is None:
         return None

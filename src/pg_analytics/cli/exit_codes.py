@@ -6,25 +6,25 @@ so a code is never given another meaning.
 
 from collections.abc import Mapping
 from enum import IntEnum
-from typing import Final
+from typing import Final, Self
 
 
 class ExitCode(IntEnum):
     """Every exit code of `pg-analytics`, with its meaning."""
 
     OK = 0, "done"
-    FAILED = 1, "done, and the answer is no: a run failed, a dependency is lost, a migration is pending"
+    FAILED = 1, "done, but the answer is no: a run failed, health is degraded, a migration is pending"
     USAGE = 2, "a wrong argument, setting or parameter"
     NOT_FOUND = 3, "there is no such report or run"
     NOT_AUTHORISED = 4, "the management key is missing or wrong"
-    CONFLICT = 5, "somebody else is at it: an active run of the same scope, another demo in the folder"
-    UNAVAILABLE = 6, "the service, a server or a port that is needed cannot be had now; it may help to try again"
+    CONFLICT = 5, "another one is active: a run of the same scope, a demo in the same folder"
+    UNAVAILABLE = 6, "the service, or a server or port that is needed, cannot be reached or had"
     INTERNAL = 7, "a defect, here or in the service"
     INTERRUPTED = 130, "stopped by Ctrl-C before it was done"
 
     meaning: str
 
-    def __new__(cls, code: int, meaning: str) -> "ExitCode":
+    def __new__(cls, code: int, meaning: str = "") -> Self:
         """A member with its meaning beside the number."""
         member = int.__new__(cls, code)
         member._value_ = code

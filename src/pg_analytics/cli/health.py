@@ -3,7 +3,7 @@
 from typing import Final
 
 from pg_analytics.cli import output
-from pg_analytics.cli.client import Asking, AsJson, Service
+from pg_analytics.cli.client import AsJson, Asking, Service
 from pg_analytics.cli.exit_codes import ExitCode
 from pg_analytics.cli.teaching import ASKING, ASKING_ENDS, command
 
@@ -17,9 +17,10 @@ _ASKING: Final = Asking(timeout=4)
 def _health(*, as_json: AsJson = False, service: Asking = _ASKING) -> ExitCode:
     """Show how the service and its dependencies are.
 
-    Exits with 0 when all is well and 1 when a dependency is lost, so that it serves as a container's health check.
+    Exits with 0 when all is well and with 1 when a dependency is lost, so that it
+    serves as the health check of a container.
 
-    Examples:
+    For example:
 
         pg-analytics health
         pg-analytics health --url http://127.0.0.1:3004 --json
@@ -29,5 +30,6 @@ def _health(*, as_json: AsJson = False, service: Asking = _ASKING) -> ExitCode:
     if as_json:
         output.show_json(answer.document)
     else:
-        output.show(output.details((answer.data | answer.data["dependencies"]).items()))
+        shown = {name: value for name, value in answer.data.items() if name != "dependencies"}
+        output.show(output.details((shown | answer.data["dependencies"]).items()))
     return ExitCode.OK if answer.data["status"] == "ok" else ExitCode.FAILED

@@ -7,19 +7,18 @@ reaches the terminal as markup or as control characters.
 import json
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import cache
 from typing import Any, Final
 
-from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pg_analytics.cli.exit_codes import CommandError
+from pg_analytics.cli.exit_codes import CommandError, ExitCode
 
-#: Where nobody looks at the width, a row is a line.
+#: In a pipe or a file, a row is a line.
 _UNLIMITED: Final = 10_000
 
 _STATUS_STYLES: Final = {
@@ -46,8 +45,7 @@ class _Console(Console):
 @cache
 def stdout() -> Console:
     """Standard output, for results."""
-    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else _UNLIMITED
-    return _Console(highlight=False, width=width)
+    return _Console(highlight=False)
 
 
 @cache
@@ -66,7 +64,8 @@ def make_streams_safe() -> None:
 def show_json(document: object) -> None:
     """One JSON document, and nothing else, on standard output."""
     ascii_only = not stdout().encoding.startswith("utf")
-    sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=ascii_only) + "\n")
+    with _writing():
+        print(json.dumps(document, indent=2, ensure_ascii=ascii_only), flush=True)
 
 
 def notice(message: str) -> None:
@@ -77,7 +76,7 @@ def notice(message: str) -> None:
 def show_error(error: CommandError, *, as_json: bool) -> None:
     """The end of a command without a result: one line, and one with the way out; or one line of JSON."""
     if as_json:
-        sys.stderr.write(json.dumps(error.envelope) + "\n")
+        print(json.dumps(error.envelope), file=sys.stderr)
         return
     first, *more = error.message.splitlines()
     stderr().print(Text.assemble(("error: ", "bold red"), printable(first)))
@@ -90,7 +89,7 @@ def show_error(error: CommandError, *, as_json: bool) -> None:
 def table(columns: Sequence[str], *, numbers: Iterable[str] = (), whole: Iterable[str] = ()) -> Table:
     """An empty table. `numbers` are columns to be right-aligned, `whole` those that must not be broken."""
     right, unbroken = set(numbers), set(whole)
-    made = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for column in columns:
         made.add_column(
             Text(printable(column)),
@@ -111,9 +110,14 @@ def rows_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     return made
 
 
+def stacked(*parts: Any) -> Text:
+    """Several values in one cell: below each other on a terminal, where rows would not fit; else on the one line."""
+    return Text("\n" if stdout().is_terminal else " ").join(cell(part) for part in parts if part)
+
+
 def details(pairs: Iterable[tuple[str, Any]]) -> Table:
     """One thing: names on the left, values on the right."""
-    made = Table(box=None, show_header=False, pad_edge=False)
+    made = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
     made.add_column(style="bold", no_wrap=True)
     made.add_column(overflow="fold")
     for name, value in pairs:
@@ -123,7 +127,27 @@ def details(pairs: Iterable[tuple[str, Any]]) -> Table:
 
 def show(renderable: Any) -> None:
     """Print a table, a chart or a line of the result."""
-    stdout().print(renderable)
+    console = stdout()
+    if not (console.is_terminal or "COLUMNS" in os.environ):
+        console = _Console(highlight=False, width=_UNLIMITED)
+    with _writing():
+        console.print(renderable)
+
+
+def discard_stdout() -> None:
+    """Nobody takes our output any more: what is still buffered must not fail once more at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@contextmanager
+def _writing() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        discard_stdout()
+        raise CommandError(ExitCode.UNAVAILABLE, f"the result cannot be written: {error.strerror}") from None
 
 
 def cell(value: Any) -> Text:
@@ -139,9 +163,9 @@ def cell(value: Any) -> Text:
     return Text(f"{value:,}" if _is_number(value) else str(value).lower())
 
 
-def moment(timestamp: str | None) -> str | None:
-    """A timestamp of the service without its fraction of a second, which people do not need."""
-    return timestamp and timestamp[:19].replace("T", " ") + "Z"
+def moment(timestamp: str) -> str:
+    """A timestamp of the service to the second, in UTC as it came, for lists."""
+    return timestamp[:19].replace("T", " ")
 
 
 def printable(text: str) -> str:

@@ -41,32 +41,27 @@ def _recompute(
     as_json: AsJson = False,
     service: Managing = DEFAULT_MANAGING,
 ) -> ExitCode:
-    """Rebuild the snapshots of a report for some days from their events.
+    r"""Rebuild the snapshots of a report for some days from their events.
 
-    Do this after events were added or changed by another program. Whole buckets are rebuilt: a week that is touched
-    is rebuilt from Monday to Sunday. While no event changes, a recomputation changes no number.
+    Do this after another program has added or changed events. Whole buckets are
+    rebuilt: a week that is touched is rebuilt from Monday to Sunday. While no event
+    changes, a recomputation changes no number.
 
     The run is durable: it goes on when this command, or the service, is stopped.
 
-    Examples:
+    For example:
 
-        pg-analytics recompute volume-by-period --window day --from 2026-01-01 --to 2026-01-31
-        pg-analytics recompute top-entities --window week --from 2026-01-01 --to 2026-03-31 --wait
+        pg-analytics recompute volume-by-period --window day \
+            --from 2026-01-01 --to 2026-01-31
+        pg-analytics recompute top-entities --window week \
+            --from 2026-01-01 --to 2026-03-31 --wait
 
-    Parameters
-    ----------
-    slug
-        The report, as `pg-analytics reports` lists it.
-    window
-        Width of a bucket: day or week.
-    from_
-        First day, as YYYY-MM-DD.
-    to
-        Last day, included.
-    requested_by
-        Who asks, for the audit trail.
-    wait
-        Wait until the run has ended; the exit code then says how (1: failed or cancelled).
+    :param slug: The report, as `pg-analytics reports` lists it.
+    :param window: Width of a bucket: day or week.
+    :param from_: First day, as YYYY-MM-DD.
+    :param to: Last day, included.
+    :param requested_by: Who asks, for the audit trail.
+    :param wait: Wait until the run has ended; the exit code then says how (1: failed or cancelled).
     """
     body = {"report_slug": slug, "window": window, "date_from": from_, "date_to": to}
     if requested_by is not None:
@@ -95,25 +90,18 @@ def _runs(
 ) -> None:
     """List recomputation runs, the newest first, or show one.
 
-    Examples:
+    For example:
 
         pg-analytics runs
         pg-analytics runs --status failed --report top-entities
         pg-analytics runs 6c1f0a52-6d0e-4a43-9f0b-0b7d3f0c8f11
         pg-analytics runs cancel 6c1f0a52-6d0e-4a43-9f0b-0b7d3f0c8f11
 
-    Parameters
-    ----------
-    run_id
-        The run to show; without it, runs are listed.
-    status
-        Only runs that are pending, running, completed, failed or cancelled.
-    report
-        Only runs of this report.
-    limit
-        The most runs to list, 1 to 100; the service's default is 20.
-    offset
-        How many to leave out at the beginning.
+    :param run_id: The run to show; without it, runs are listed.
+    :param status: Only runs that are pending, running, completed, failed or cancelled.
+    :param report: Only runs of this report.
+    :param limit: The most runs to list, 1 to 100; the service's default is 20.
+    :param offset: How many to leave out at the beginning.
     """
     given = {"status": status, "report_slug": report, "limit": limit, "offset": offset}
     asked = [(name, str(value)) for name, value in given.items() if value is not None]
@@ -139,16 +127,12 @@ def _cancel(
 
     What it has rebuilt so far stays: every chunk of days is exact by itself.
 
-    Examples:
+    For example:
 
         pg-analytics runs cancel 6c1f0a52-6d0e-4a43-9f0b-0b7d3f0c8f11
 
-    Parameters
-    ----------
-    run_id
-        The run to cancel.
-    requested_by
-        Who asks, for the audit trail.
+    :param run_id: The run to cancel.
+    :param requested_by: Who asks, for the audit trail.
     """
     answer = Service(service).post("recomputations", run_id, "cancel", actor=requested_by)
     _show_run(answer, as_json=as_json)
@@ -159,6 +143,7 @@ def _wait(service: Service, answer: Answer) -> Answer:
     run_id = answer.data["id"]
     lost_since: float | None = None
     with _progress() as advance:
+        advance(answer.data)
         while answer.data["status"] not in _ENDED:
             try:
                 time.sleep(_POLL_S)
@@ -207,19 +192,20 @@ def _show_run(answer: Answer, *, as_json: bool) -> None:
         "progress": _buckets(run),
         **run["summary"],
     }
-    moments = {name: output.moment(shown[name]) for name in ("requested_at", "started_at", "finished_at") if name in shown}
-    output.show(output.details((shown | moments).items()))
+    output.show(output.details(shown.items()))
 
 
 def _show_runs(answer: Answer, *, as_json: bool) -> None:
     if as_json:
         output.show_json(answer.document)
         return
-    listed = output.table(("id", "status", "buckets", "scope", "requested"), whole=("id", "status", "buckets"))
+    listed = output.table(("run and request (UTC)", "status", "scope"))
     for run in answer.data:
-        scope = f"{run['report_slug']} {run['window']} {run['date_from']} to {run['date_to']}"
-        requested = f"{output.moment(run['requested_at'])} {run['requested_by']}"
-        listed.add_row(*map(output.cell, (run["id"], run["status"], _buckets(run), scope, requested)))
+        listed.add_row(
+            output.stacked(run["id"], f"{output.moment(run['requested_at'])} {run['requested_by']}"),
+            output.stacked(run["status"], _buckets(run)),
+            output.stacked(f"{run['report_slug']} {run['window']}", f"{run['date_from']} to {run['date_to']}"),
+        )
     output.show(listed)
     output.show_rest(answer.meta["pagination"], len(answer.data))
 

@@ -6,7 +6,7 @@ from cyclopts import Parameter
 
 from pg_analytics.cli import chart as charts
 from pg_analytics.cli import output
-from pg_analytics.cli.client import DEFAULT_ASKING, Answer, Asking, AsJson, Service
+from pg_analytics.cli.client import DEFAULT_ASKING, Answer, AsJson, Asking, Service
 from pg_analytics.cli.exit_codes import CommandError, ExitCode
 from pg_analytics.cli.teaching import ASKING, ASKING_ENDS, command
 
@@ -31,26 +31,18 @@ def _reports(
 
     Look here first: what `pg-analytics run` takes differs from report to report.
 
-    Examples:
+    For example:
 
         pg-analytics reports
         pg-analytics reports volume-by-period
         pg-analytics reports --search volume --sort updated_at --order desc
 
-    Parameters
-    ----------
-    slug
-        The report to show; without it, all are listed.
-    search
-        Only reports whose slug or name contains this text, whatever its case.
-    sort
-        slug, name, updated_at or cache_ttl_seconds; the service's default is name.
-    order
-        asc or desc; the service's default is asc.
-    limit
-        The most reports to list, 1 to 100; the service's default is 20.
-    offset
-        How many to leave out at the beginning.
+    :param slug: The report to show; without it, all are listed.
+    :param search: Only reports whose slug or name contains this text, whatever its case.
+    :param sort: slug, name, updated_at or cache_ttl_seconds; the service's default is name.
+    :param order: asc or desc; the service's default is asc.
+    :param limit: The most reports to list, 1 to 100; the service's default is 20.
+    :param offset: How many to leave out at the beginning.
     """
     asked = _given(search=search, sort=sort, order=order, limit=limit, offset=offset)
     if slug is not None and asked:
@@ -69,10 +61,7 @@ def _show_list(answer: Answer) -> None:
     listed = output.table(("slug", "name", "windows", "description"), whole=("slug",))
     for report in answer.data:
         listed.add_row(
-            *(
-                output.cell(report.get(member))
-                for member in ("slug", "name", "allowed_windows", "description")
-            )
+            *(output.cell(report.get(member)) for member in ("slug", "name", "allowed_windows", "description"))
         )
     output.show(listed)
     output.show_rest(answer.meta["pagination"], len(answer.data))
@@ -89,7 +78,9 @@ def _run(
     breakdown: str | None = None,
     source: str | None = None,
     status: str | None = None,
-    filters: Annotated[tuple[str, ...], Parameter(name="--filter", metavar="NAME=VALUE", negative=(), show_default=False)] = (),
+    filters: Annotated[
+        tuple[str, ...], Parameter(name="--filter", metavar="NAME=VALUE", negative=(), show_default=False)
+    ] = (),
     limit: int | None = None,
     offset: int | None = None,
     chart: Annotated[bool | None, Parameter(negative="--no-chart")] = None,
@@ -98,41 +89,28 @@ def _run(
 ) -> None:
     """Run a report: its rows as a table, and a small chart of them.
 
-    Without dates it reads the last 30 days. A window coarser than a day is answered in whole buckets: the note
+    Without dates it reads the last 30 days. Weeks are answered whole: the note
     below the table says which days were read.
 
-    Examples:
+    For example:
 
         pg-analytics run volume-by-period
-        pg-analytics run volume-by-period --window week --from 2026-01-01 --to 2026-03-31
+        pg-analytics run volume-by-period --window week --from 2026-01-01
         pg-analytics run volume-by-period --breakdown source
         pg-analytics run status-counts --status failed
         pg-analytics run top-entities --limit 10 --json
 
-    Parameters
-    ----------
-    slug
-        The report, as `pg-analytics reports` lists it.
-    window
-        Width of a bucket, day or week; the default is the report's.
-    from_
-        First day, as YYYY-MM-DD; by default 29 days before the last.
-    to
-        Last day, included; by default today.
-    breakdown
-        How to split the rows; the default is the report's.
-    source
-        The same as --filter source=…
-    status
-        The same as --filter status=…
-    filters
-        Only rows with this value; may be repeated.
-    limit
-        The most rows, 1 to 1000; the service's default is 50.
-    offset
-        How many rows to leave out at the beginning.
-    chart
-        Draw a chart, or none; by default on a terminal only.
+    :param slug: The report, as `pg-analytics reports` lists it.
+    :param window: Width of a bucket, day or week; the default is the report's.
+    :param from_: First day, as YYYY-MM-DD; by default 29 days before the last.
+    :param to: Last day, included; by default today.
+    :param breakdown: How to split the rows; the default is the report's.
+    :param source: The same as --filter source=…
+    :param status: The same as --filter status=…
+    :param filters: Only rows with this value; may be repeated.
+    :param limit: The most rows, 1 to 1000; the service's default is 50.
+    :param offset: How many rows to leave out at the beginning.
+    :param chart: Draw a chart, or none; by default on a terminal only.
     """
     asked = _given(window=window, date_from=from_, date_to=to, breakdown=breakdown, source=source, status=status)
     asked += [_filter(text) for text in filters]

@@ -5,6 +5,7 @@ Both come from where they are defined (`settings.setting_docs`, `ExitCode`), so 
 
 import textwrap
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Final
 
 from cyclopts import App
@@ -15,7 +16,9 @@ from pg_analytics.settings import SettingDoc, setting_docs
 #: Variables that only the command line reads.
 CLIENT_SETTINGS: Final = (
     SettingDoc(
-        "PG_ANALYTICS_URL", None, "Where the service is, for commands that ask one; `http://127.0.0.1:$APP_PORT` if unset."
+        "PG_ANALYTICS_URL",
+        None,
+        "Where the service is, for commands that ask one; `http://127.0.0.1:$APP_PORT` if unset.",
     ),
 )
 #: What a command that asks a running service reads.
@@ -30,9 +33,22 @@ _SETTING_COLUMN: Final = 24
 _CODE_COLUMN: Final = 5
 
 
-def command(name: str, *, settings: Iterable[str] | None, ends: Iterable[ExitCode]) -> App:
-    """A command whose help names `settings` (None: all of the service's) and the exit codes `ends`."""
-    return App(name=name, help_epilogue=f"{_settings(settings)}\n\n{_exit_codes(ends)}")
+@dataclass(frozen=True, slots=True)
+class Taught:
+    """What the help of a command says besides its own words. `settings` None: all of the service's."""
+
+    settings: tuple[str, ...] | None
+    ends: tuple[ExitCode, ...]
+
+
+#: By the name of the command, for the reference page.
+TAUGHT: Final[dict[str, Taught]] = {}
+
+
+def command(name: str, *, settings: tuple[str, ...] | None, ends: tuple[ExitCode, ...]) -> App:
+    """A command whose help names the `settings` that it reads and the ways in which it `ends`."""
+    taught = TAUGHT[name] = Taught(settings, tuple(sorted({*ends, ExitCode.INTERRUPTED})))
+    return App(name=name, help_epilogue=f"{_settings(taught.settings)}\n\n{_exit_codes(taught.ends)}")
 
 
 def _settings(names: Iterable[str] | None) -> str:
@@ -47,7 +63,7 @@ def _described(doc: SettingDoc) -> str:
 
 
 def _exit_codes(ends: Iterable[ExitCode]) -> str:
-    rows = (_row(str(code.value), code.meaning, _CODE_COLUMN) for code in sorted({*ends, ExitCode.INTERRUPTED}))
+    rows = (_row(str(code.value), code.meaning, _CODE_COLUMN) for code in ends)
     return "\n".join(["Exit codes:", *rows])
 
 

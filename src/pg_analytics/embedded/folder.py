@@ -269,8 +269,8 @@ def _first_number(pid_file: Path) -> int | None:
 def _runs_here(pid: int, home: Home) -> bool:
     """Whether this process lives, and is a server of this kind that was given a path in this folder."""
     programs = "|".join(home.kind.programs)
-    folder = re.escape(f"{home.folder}/")
-    return re.search(rf"^(\S.*/)?({programs}) (.* )?{folder}", command_line(pid)) is not None
+    given = rf"{re.escape(str(home.folder))}/(data|redis\.conf)"
+    return re.search(rf"^(\S.*/)?({programs}) (.* )?{given}( |$)", command_line(pid)) is not None
 
 
 def command_line(pid: int) -> str:

@@ -126,21 +126,14 @@ def _initialise(home: Home, executable: Executable, *, durable: bool) -> None:
         *(() if durable else ("--no-sync",)),
     ]
     # Single-user mode: nobody can connect yet, and neither a client program nor a driver is needed.
-    program = executable.path
     single_user: list[str | Path] = [
-        program,
-        "--single",
-        "-D",
-        data,
-        "-j",
-        "-c",
-        "shared_buffers=8MB",
-        "postgres",
+        *(executable.path, "--single", "-D", data, "-j"),
+        *("-c", "exit_on_error=on", "-c", "shared_buffers=8MB", "postgres"),
     ]
     statement = resources.files(__package__).joinpath("sql", "create_database.sql").read_text()
-    for command, stdin in ((initdb, ""), (single_user, statement)):
+    for command, stdin in ((initdb, ""), (single_user, f"{statement}\n")):  # -j: an empty line ends a command
         done = run(command, account=home.account, folder=data, stdin=stdin)
         if done.returncode != 0:
-            said = "\n  ".join(done.stdout.strip().splitlines()[-8:])
+            said = "\n  ".join(done.stdout.strip().splitlines()[-20:])
             raise ServersError(f"{command[0]} failed, in {home.folder}:\n  {said}")
     data.rename(home.data)

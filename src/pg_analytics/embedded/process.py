@@ -223,7 +223,7 @@ def _log(home: Home) -> Path:
 
 def _failure(program: Program, said: str, *, timed_out: bool) -> str:
     what = f"was not ready within {START_TIMEOUT:.0f} seconds" if timed_out else "did not start"
-    lines = said.strip().splitlines()[-8:]
+    lines = said.strip().splitlines()[-20:]
     name, home = program.home.kind.name, program.home
     return "\n  ".join([f"{name} ({program.executable}) {what}; the end of its log, {_log(home)}:", *lines])
 
