@@ -17,6 +17,7 @@ from tests.running import Service, serving
 
 from pg_analytics.embedded import postgres, redis
 from pg_analytics.embedded.binaries import Binaries
+from pg_analytics.embedded.folder import reset
 from pg_analytics.embedded.process import Server
 from pg_analytics.postgres.migrate import migrate
 from pg_analytics.reports.catalog import install_builtin_reports
@@ -65,6 +66,9 @@ def servers(tmp_path_factory: pytest.TempPathFactory, binaries: Binaries) -> Ite
         redis.start(folder / "redis", binaries=binaries, durable=False) as own_redis,
     ):
         yield Servers(own_postgres.url, own_redis.url, own_postgres, own_redis)
+    # Run by root, servers keep their data outside of pytest's folders, which nobody else may enter.
+    reset(folder / "postgres")
+    reset(folder / "redis")
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,6 @@
 """What the snapshots must be: the aggregation over the events, in SQL that shares nothing with the service's."""
 
-import asyncpg
+from pg_analytics.postgres.pool import Connection
 
 _EVENTS = {
     "rollup_source_status": """
@@ -14,7 +14,7 @@ _EVENTS = {
 }
 
 
-async def assert_snapshots_equal_events(connection: "asyncpg.Connection[asyncpg.Record]") -> None:
+async def assert_snapshots_equal_events(connection: Connection) -> None:
     """Every rollup equals its events, both ways, row for row."""
     for table, events in _EVENTS.items():
         surplus = await connection.fetch(f"SELECT * FROM {table} EXCEPT ALL ({events})")
@@ -23,7 +23,7 @@ async def assert_snapshots_equal_events(connection: "asyncpg.Connection[asyncpg.
         assert not missing, f"{table} lacks rows that the events give: {missing[:5]}"
 
 
-async def assert_nothing_stuck(connection: "asyncpg.Connection[asyncpg.Record]") -> None:
+async def assert_nothing_stuck(connection: Connection) -> None:
     """No run is active, no advisory lock is held, and every run's trail is whole."""
     assert not await connection.fetch("SELECT id FROM recompute_runs WHERE status IN ('pending', 'running')")
     held = """

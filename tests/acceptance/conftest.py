@@ -1,6 +1,5 @@
 """Services for the tests that speak HTTP. Starting one takes a second, so tests that can share one do."""
 
-import asyncio
 import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -48,10 +47,16 @@ async def copy_of(url: str) -> AsyncIterator[str]:
         yield copy
 
 
+_WAITING = """
+    SELECT count(*) FROM pg_locks
+    WHERE NOT granted AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+"""
+
+
 async def until_blocked(connection: Connection) -> None:
-    """Wait until a session waits for what this one has locked."""
-    while not await connection.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted AND relation IS NOT NULL"):
-        await asyncio.sleep(0.01)
+    """Wait until a session waits for what `connection` has locked."""
+    while not await connection.fetchval(_WAITING):
+        continue
 
 
 @pytest.fixture

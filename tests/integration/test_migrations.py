@@ -10,6 +10,7 @@ import asyncpg
 import pytest
 from tests.conftest import Servers, name_of, new_database
 from tests.running import KEY, Command, Service
+from tests.waiting import until_true
 
 from pg_analytics.postgres import migrate as module
 from pg_analytics.postgres.migrate import Migration, MigrationError, is_migrated, migrate, migrations
@@ -106,7 +107,7 @@ async def test_an_instance_waits_for_the_one_that_migrates_longer_than_a_stateme
     await first.execute("SELECT pg_advisory_xact_lock($1)", module._LOCK_KEY)
 
     waiting = asyncio.create_task(migrate(second))
-    await wait_until(
+    await until_true(
         observer,
         """
         SELECT EXISTS(
@@ -235,9 +236,3 @@ async def test_a_schema_of_any_name_serves_and_its_triggers_find_their_tables_fr
     assert await inside.fetchval("SELECT count(*) FROM event_changes") == 1
     assert await empty.fetchval("SELECT count(*) FROM pg_temp.event_changes") == 0
     await inside.close()
-
-
-async def wait_until(connection: Connection, question: str, *arguments: object) -> None:
-    """Until the database answers `question` with true (the test's own time limit bounds the wait)."""
-    while not await connection.fetchval(question, *arguments):
-        await asyncio.sleep(0.01)

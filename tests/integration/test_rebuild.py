@@ -15,6 +15,7 @@ import asyncpg
 import pytest
 from tests.events import insert
 from tests.oracle import assert_snapshots_equal_events
+from tests.waiting import until_blocked
 
 from pg_analytics.postgres.pool import Connection
 from pg_analytics.snapshots import store
@@ -81,9 +82,9 @@ async def assert_nothing_lost(connection: Connection) -> None:
 async def blocked(rebuilding: Connection, observer: Connection, *, by: str = "advisory") -> "asyncio.Task[Rebuilt]":
     """A rebuild that has begun and waits for a lock of the type `by`."""
     waiting = asyncio.create_task(rebuild(rebuilding))
-    waits = "SELECT EXISTS(SELECT FROM pg_locks WHERE pid = $1 AND locktype = $2 AND NOT granted)"
-    while not await observer.fetchval(waits, rebuilding.get_server_pid(), by):
-        assert not waiting.done(), "it did not wait"
+    seen = asyncio.create_task(until_blocked(observer, rebuilding.get_server_pid(), by=by))
+    await asyncio.wait({waiting, seen}, return_when=asyncio.FIRST_COMPLETED)
+    assert not waiting.done(), "it did not wait"
     return waiting
 
 
@@ -304,13 +305,15 @@ async def test_emptying_the_log_after_the_rebuild_would_be_found_out(connect: Co
 async def test_a_rebuild_at_a_stricter_isolation_fails_loudly_and_loses_nothing(connect: Connect) -> None:
     strict, quick, writer = await connect(), await connect(), await connect()
     await insert(writer, DAY, 3)
+    rebuilding = strict.transaction(isolation="repeatable_read")
+    await rebuilding.start()
+    await store.take_changes(strict, ONE_DAY)
+    await insert(writer, DAY, 5, prefix="late")
+    await rebuild(quick)
+    await store.lock_days(strict, ONE_DAY)
     with pytest.raises(asyncpg.SerializationError):
-        async with strict.transaction(isolation="repeatable_read"):
-            await store.take_changes(strict, ONE_DAY)
-            await insert(writer, DAY, 5, prefix="late")
-            await rebuild(quick)
-            await store.lock_days(strict, ONE_DAY)
-            await group_and_merge(strict)
+        await group_and_merge(strict)
+    await rebuilding.rollback()
 
     await assert_nothing_lost(writer)
 

@@ -12,7 +12,9 @@ import asyncio
 import os
 import secrets
 import shlex
+import shutil
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -149,9 +151,16 @@ def _welcome(settings: Settings, folder: Path, *, own_key: bool) -> None:
         f"  curl -s '{api}/reports/volume-by-period/run?window=week&breakdown=source'",
         f"  curl -s {api}/recomputations -H {key} -d '{body}'",
         f"  curl -s {api}/audit-entries -H {key}",
-        f"  pg-analytics run volume-by-period --url {origin}",
+        f"  {_program()} run volume-by-period --url {origin}",
         "",
         *([f"Management key: {settings.management_api_key} (kept in {folder / DEMO_KEY})"] if own_key else []),
         "Ctrl-C stops everything.",
     ]
     print("\n".join(lines), flush=True)
+
+
+def _program() -> str:
+    """What to type for `pg-analytics`: `make demo` calls it by its path, as it need not be on PATH."""
+    typed = Path(sys.argv[0])
+    on_path = shutil.which("pg-analytics") is not None
+    return str(typed) if typed.name == "pg-analytics" and not on_path else "pg-analytics"

@@ -1,20 +1,31 @@
 """The command that asks how the service is."""
 
+from dataclasses import dataclass
 from typing import Final
 
+from cyclopts import Parameter
+
 from pg_analytics.cli import output
-from pg_analytics.cli.client import AsJson, Asking, Service
+from pg_analytics.cli.client import AsJson, Asking, Seconds, Service
 from pg_analytics.cli.exit_codes import ExitCode
 from pg_analytics.cli.teaching import ASKING, ASKING_ENDS, command
 
 health: Final = command("health", settings=ASKING, ends=(*ASKING_ENDS, ExitCode.FAILED))
 
-#: The service answers within a second even when a dependency hangs; who waits longer learns nothing.
-_ASKING: Final = Asking(timeout=4)
+
+@Parameter(name="*", group="Service")
+@dataclass(frozen=True, slots=True)
+class _AskingBriefly(Asking):
+    """The service answers within a second even when a dependency hangs; who waits longer learns nothing."""
+
+    timeout: Seconds = 4
+
+
+_DEFAULT: Final = _AskingBriefly()
 
 
 @health.default
-def _health(*, as_json: AsJson = False, service: Asking = _ASKING) -> ExitCode:
+def _health(*, as_json: AsJson = False, service: _AskingBriefly = _DEFAULT) -> ExitCode:
     """Show how the service and its dependencies are.
 
     Exits with 0 when all is well and with 1 when a dependency is lost, so that it
@@ -24,7 +35,6 @@ def _health(*, as_json: AsJson = False, service: Asking = _ASKING) -> ExitCode:
 
         pg-analytics health
         pg-analytics health --url http://127.0.0.1:3004 --json
-
     """
     answer = Service(service).get("health")
     if as_json:

@@ -1,0 +1,39 @@
+"""Waiting for a state that can only be asked for: never for a time.
+
+The bound is a guard against a hang, far beyond what any machine needs; nothing is measured by it.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Final, TypeVar
+
+from pg_analytics.postgres.pool import Connection
+
+T = TypeVar("T")
+
+_GUARD_S: Final = 60
+_PAUSE_S: Final = 0.01
+
+
+async def until_true(connection: Connection, question: str, *arguments: object) -> None:
+    """Until the database answers `question` with true."""
+    deadline = time.monotonic() + _GUARD_S
+    while not await connection.fetchval(question, *arguments):
+        assert time.monotonic() < deadline, f"never true: {question}"
+        await asyncio.sleep(_PAUSE_S)
+
+
+async def until_blocked(observer: Connection, pid: int, *, by: str = "advisory") -> None:
+    """Until the backend `pid` waits for a lock of the type `by`."""
+    waits = "SELECT EXISTS(SELECT FROM pg_locks WHERE pid = $1 AND locktype = $2 AND NOT granted)"
+    await until_true(observer, waits, pid, by)
+
+
+def until(probe: Callable[[], T | None]) -> T:
+    """The first answer of `probe` that is not None or False."""
+    deadline = time.monotonic() + _GUARD_S
+    while not (answer := probe()):
+        assert time.monotonic() < deadline, f"never: {probe}"
+        time.sleep(_PAUSE_S)
+    return answer
