@@ -61,14 +61,15 @@ def servers(tmp_path_factory: pytest.TempPathFactory, binaries: Binaries) -> Ite
         yield Servers(os.environ["DATABASE_URL"], os.environ["REDIS_URL"], None, None)
         return
     folder = tmp_path_factory.mktemp("servers")
-    with (
-        postgres.start(folder / "postgres", binaries=binaries, durable=False) as own_postgres,
-        redis.start(folder / "redis", binaries=binaries, durable=False) as own_redis,
-    ):
-        yield Servers(own_postgres.url, own_redis.url, own_postgres, own_redis)
-    # Run by root, servers keep their data outside of pytest's folders, which nobody else may enter.
-    reset(folder / "postgres")
-    reset(folder / "redis")
+    try:
+        with (
+            postgres.start(folder, binaries=binaries, durable=False) as own_postgres,
+            redis.start(folder, binaries=binaries, durable=False) as own_redis,
+        ):
+            yield Servers(own_postgres.url, own_redis.url, own_postgres, own_redis)
+    finally:
+        # Run by root, servers keep their data outside of pytest's folders, which nobody else may enter.
+        reset(folder)
 
 
 @pytest.fixture(scope="session")

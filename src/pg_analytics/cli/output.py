@@ -78,7 +78,7 @@ def show_error(error: CommandError, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(error.envelope), file=sys.stderr)
         return
-    first, *more = error.message.splitlines()
+    first, *more = error.message.splitlines() or [""]
     stderr().print(Text.assemble(("error: ", "bold red"), printable(first)))
     for line in more:  # the end of a server's log
         stderr().print(Text(printable(line)))

@@ -1,7 +1,7 @@
 """The commands of recomputation: ask for a run and wait for it, look at runs, cancel one."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Annotated, Any, Final
 
@@ -141,6 +141,7 @@ def _cancel(
 def _wait(service: Service, answer: Answer) -> Answer:
     """The run once it has ended."""
     run_id = answer.data["id"]
+    way_out = f"pg-analytics runs {run_id} shows it, pg-analytics runs cancel {run_id} stops it"
     lost_since: float | None = None
     with _progress() as advance:
         advance(answer.data)
@@ -149,15 +150,12 @@ def _wait(service: Service, answer: Answer) -> Answer:
                 time.sleep(_POLL_S)
                 answer = service.get("recomputations", run_id)
             except KeyboardInterrupt:
-                raise CommandError(
-                    ExitCode.INTERRUPTED,
-                    f"no longer waiting; run {run_id} goes on",
-                    hint=f"pg-analytics runs {run_id} shows it, pg-analytics runs cancel {run_id} stops it",
-                ) from None
+                no_longer = f"no longer waiting; run {run_id} goes on"
+                raise CommandError(ExitCode.INTERRUPTED, no_longer, hint=way_out) from None
             except CommandError as error:
                 lost_since = lost_since or time.monotonic()
                 if error.exit_code is not ExitCode.UNAVAILABLE or time.monotonic() - lost_since > _PATIENCE_S:
-                    raise
+                    raise CommandError(error.exit_code, f"run {run_id}: {error.message}", hint=way_out) from None
             else:
                 lost_since = None
                 advance(answer.data)
@@ -165,7 +163,7 @@ def _wait(service: Service, answer: Answer) -> Answer:
 
 
 @contextmanager
-def _progress() -> Iterator[Any]:
+def _progress() -> Iterator[Callable[[Mapping[str, Any]], None]]:
     """A progress bar on standard error, where that is a terminal: a function that takes the run as it is now."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     console = output.stderr()
