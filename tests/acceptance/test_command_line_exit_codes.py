@@ -63,6 +63,7 @@ async def test_1_when_a_dependency_is_lost(environment: dict[str, str], tmp_path
 
     ended = ask(service, "health")
 
+    assert ask(service, "health", "--ready").out == "ready\n"  # reports are still served
     assert ended.code == ExitCode.FAILED
     shown = dict(line.split(maxsplit=1) for line in ended.out.splitlines())
     assert (shown["status"].strip(), shown["redis"].strip()) == ("degraded", "unavailable")

@@ -17,6 +17,7 @@ from pg_analytics.embedded.process import free_port
 pytestmark = [pytest.mark.anyio, pytest.mark.servers]
 
 KEY_FILE = Path(".pg-analytics") / "management-key"
+DATABASE_FILE = Path(".pg-analytics") / "database-url"
 RECOMPUTE = ("recompute", "status-counts", "--window", "day", "--from", "2026-01-01", "--to", "2026-01-01")
 
 
@@ -81,6 +82,16 @@ def test_commands_in_the_same_folder_find_the_key(demo: Demo, tmp_path: Path) ->
     assert (here.code, elsewhere.code, by_file.code) == (ExitCode.OK, ExitCode.NOT_AUTHORISED, ExitCode.OK)
 
 
+def test_commands_in_the_same_folder_find_the_database(demo: Demo, tmp_path: Path) -> None:
+    here = pg_analytics("seed", folder=demo.folder)
+    elsewhere = pg_analytics("seed", folder=tmp_path)
+
+    assert (here.code, here.out.strip()) == (ExitCode.OK, "nothing loaded: there are events already")
+    assert (demo.folder / DATABASE_FILE).stat().st_mode & 0o777 == 0o600
+    assert elsewhere.code == ExitCode.USAGE
+    assert "DATABASE_URL" in elsewhere.err
+
+
 def test_what_it_made_is_not_for_a_repository(demo: Demo) -> None:
     assert (demo.folder / ".pg-analytics" / ".gitignore").read_text() == "*\n"
 
@@ -118,6 +129,7 @@ def test_a_signal_stops_everything_and_the_next_demo_goes_on(folder: Path, numbe
     assert ended.code == ExitCode.OK
     assert len(servers) == 2
     assert alive(servers) == []
+    assert not (folder / DATABASE_FILE).exists()
     assert "Traceback" not in ended.err
     assert ended.err.endswith("the demo has stopped\n")
     with demo_in(folder) as second:

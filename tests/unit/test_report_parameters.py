@@ -84,8 +84,10 @@ def test_a_range_is_allowed_if_it_is_in_order_and_not_too_long(first: date, last
 
 
 @given(days, st.integers(0, 365), st.sampled_from(Window))
-def test_every_range_that_is_allowed_has_whole_buckets(first: date, length: int, window: Window) -> None:
-    last = min(LAST_DAY, first + timedelta(days=length))
+@example(LAST_DAY, 0, Window.WEEK)
+@example(FIRST_DAY, 0, Window.WEEK)
+def test_every_range_that_is_allowed_has_whole_buckets(last: date, length: int, window: Window) -> None:
+    first = last - timedelta(days=min(length, (last - FIRST_DAY).days))
 
     asked = read(f"date_from={first}&date_to={last}&window={window}")
 

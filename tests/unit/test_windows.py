@@ -1,6 +1,7 @@
 """Properties of calendar arithmetic, over every day that can be asked for."""
 
 from datetime import date, timedelta
+from itertools import pairwise
 
 import pytest
 from hypothesis import assume, example, given
@@ -58,7 +59,7 @@ def test_the_days_of_a_range_ascend_without_a_gap(asked: DayRange) -> None:
 
     assert len(listed) == asked.day_count
     assert (listed[0], listed[-1]) == (asked.start, asked.last)
-    assert all(later - earlier == DAY for earlier, later in zip(listed, listed[1:], strict=False))
+    assert all(later - earlier == DAY for earlier, later in pairwise(listed))
 
 
 @given(days)
@@ -145,12 +146,11 @@ def test_a_day_is_read_as_it_is_written(day: date) -> None:
 @example("2024-W01-1")
 @example("20240101")
 @example("2024-01-01\n")
-@example("٢٠٢٤-٠١-٠١")
+@example("\u0662024-01-01")  # an Arabic digit
 def test_what_is_no_day_is_not_read(text: str) -> None:
-    written = {text} & {day.isoformat() for day in _day_of(text)}
-    assume(not written)
+    assume(text not in {day.isoformat() for day in _day_of(text)})
 
-    with pytest.raises(ValueError, match="."):
+    with pytest.raises(ValueError, match=r"\S"):
         parse_day(text)
 
 

@@ -1,8 +1,9 @@
 """The command `pg-analytics`: one module for each group of commands.
 
 ```
-main ─→ app (Cyclopts) ─→ serve database demo            the service itself: backend.py, then pg_analytics.app
-                       └→ reports recompute audit health  clients of a running one: client.py, over HTTP
+main ─→ app (Cyclopts) ─┬→ serve database ─→ backend ──────┐
+                        ├→ demo ─→ demo_service ───────────┴→ pg_analytics.app     the service itself
+                        └→ reports recompute audit health ─→ client ─→ HTTP        clients of a running one
 ```
 
 `exit_codes` says how a command may end, `teaching` what every help text tells, `output` how results and errors are

@@ -8,12 +8,14 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import asyncpg
 
 from pg_analytics import app, logs
 from pg_analytics import settings as settings_module
+from pg_analytics.cli.client import DEMO_DATABASE_URL, DEMO_FOLDER
 from pg_analytics.cli.exit_codes import CommandError, ExitCode
 from pg_analytics.embedded.account import ServersError
 from pg_analytics.events import flights
@@ -112,7 +114,12 @@ def _perform(work: Callable[[Settings], Coroutine[Any, Any, T]]) -> T:
 
 @asynccontextmanager
 async def _connected(settings: Settings) -> AsyncIterator[Connection]:
-    """A connection for set-up work on the database that `DATABASE_URL` names; a lost one is a `StartError`."""
+    """A connection for set-up work on the database that `DATABASE_URL` names, or without it on that of the demo which
+    runs in this folder; a lost one is a `StartError`.
+    """
+    demo_url = DEMO_FOLDER / DEMO_DATABASE_URL
+    if settings.database_url is None and demo_url.is_file():
+        settings = replace(settings, database_url=demo_url.read_text(encoding="utf-8").strip())
     connection = await app.connect_patiently(settings_module.require_database(settings))
     try:
         yield connection

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 BASE_PATH: Final = "/api/v1"
 DEMO_FOLDER: Final = Path(".pg-analytics")
 DEMO_KEY: Final = "management-key"
+DEMO_DATABASE_URL: Final = "database-url"
 
 _CONNECT_TIMEOUT_S: Final = 5
 _LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
@@ -108,9 +109,9 @@ class Service:
         self._is_here = urlsplit(self._url).hostname in _LOOPBACK
         self._key = _key(options.key_file, is_here=self._is_here) if isinstance(options, Managing) else None
 
-    def get(self, *path: str, parameters: Sequence[tuple[str, str]] = ()) -> Answer:
+    def get(self, *path: str, parameters: Sequence[tuple[str, str]] = (), base: str = BASE_PATH) -> Answer:
         """GET what lies under the segments of `path`."""
-        return self._ask("GET", path, query=urlencode(parameters, errors="surrogateescape"))
+        return self._ask("GET", path, query=urlencode(parameters, errors="surrogateescape"), base=base)
 
     def post(self, *path: str, body: object = None, actor: str | None = None) -> Answer:
         """POST `body` as JSON; `actor` is who acts."""
@@ -123,13 +124,14 @@ class Service:
         path: Sequence[str],
         *,
         query: str = "",
+        base: str = BASE_PATH,
         content: bytes | None = None,
         headers: Mapping[bytes, bytes] | None = None,
     ) -> Answer:
         import httpx  # noqa: PLC0415 - slow, and most of the command line does without
 
         segments = (quote(segment, safe="", errors="surrogateescape") for segment in path)
-        url = f"{self._url}{BASE_PATH}/{'/'.join(segments)}" + (query and f"?{query}")
+        url = f"{self._url}{base}/{'/'.join(segments)}" + (query and f"?{query}")
         sent = {b"Accept": b"application/json", **(headers or {})}
         if self._key is not None:
             sent[b"X-Management-Key"] = self._key.encode()

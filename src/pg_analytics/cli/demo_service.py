@@ -25,7 +25,7 @@ from typing import Final
 from pg_analytics import app
 from pg_analytics import settings as settings_module
 from pg_analytics.cli import backend, output
-from pg_analytics.cli.client import BASE_PATH, DEMO_KEY
+from pg_analytics.cli.client import BASE_PATH, DEMO_DATABASE_URL, DEMO_KEY
 from pg_analytics.cli.exit_codes import CommandError, ExitCode
 from pg_analytics.embedded import postgres, redis
 from pg_analytics.embedded.account import ServersError
@@ -53,6 +53,7 @@ def run(folder: Path, *, port: int | None, fresh: bool) -> None:
             settings = replace(settings, management_api_key=_kept_key(folder))
         settings_module.require_management_key(settings)
         settings = _with_servers(settings, folder, started, fresh=fresh)
+        started.enter_context(_told_database(settings, folder))
         asyncio.run(app.serve(settings, on_ready=lambda: _welcome(settings, folder, own_key=own_key)))
     output.notice("the demo has stopped")
 
@@ -94,6 +95,18 @@ def _claimed(folder: Path) -> Iterator[None]:
     finally:
         running.unlink(missing_ok=True)
         lock.release()
+
+
+@contextmanager
+def _told_database(settings: Settings, folder: Path) -> Iterator[None]:
+    """While the demo runs, its database stands in a file that only its owner can read, for `example` and the like."""
+    told = folder / DEMO_DATABASE_URL
+    with os.fdopen(open_private(told, os.O_WRONLY | os.O_TRUNC), "w", encoding="utf-8") as file:
+        file.write(f"{settings.database_url}\n")
+    try:
+        yield
+    finally:
+        told.unlink(missing_ok=True)
 
 
 def _check_port(settings: Settings) -> None:
@@ -152,6 +165,7 @@ def _welcome(settings: Settings, folder: Path, *, own_key: bool) -> None:
         f"  curl -s {api}/recomputations -H {key} -d '{body}'",
         f"  curl -s {api}/audit-entries -H {key}",
         f"  {_program()} run volume-by-period --url {origin}",
+        f"  {_program()} example flights",
         "",
         *([f"Management key: {settings.management_api_key} (kept in {folder / DEMO_KEY})"] if own_key else []),
         "Ctrl-C stops everything.",

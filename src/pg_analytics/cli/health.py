@@ -1,7 +1,7 @@
 """The command that asks how the service is."""
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Annotated, Final
 
 from cyclopts import Parameter
 
@@ -25,17 +25,33 @@ _DEFAULT: Final = _AskingBriefly()
 
 
 @health.default
-def _health(*, as_json: AsJson = False, service: _AskingBriefly = _DEFAULT) -> ExitCode:
+def _health(
+    *,
+    ready: Annotated[bool, Parameter(negative=(), show_default=False)] = False,
+    as_json: AsJson = False,
+    service: _AskingBriefly = _DEFAULT,
+) -> ExitCode:
     """Show how the service and its dependencies are.
 
-    Exits with 0 when all is well and with 1 when a dependency is lost, so that it
-    serves as the health check of a container.
+    Exits with 0 when all is well and with 1 when a dependency is lost. With --ready
+    it asks what the health check of a container should ask: a service without Redis
+    is ready, since it still serves reports.
 
     For example:
 
         pg-analytics health
+        pg-analytics health --ready
         pg-analytics health --url http://127.0.0.1:3004 --json
+
+    :param ready: Ask only whether requests may be sent to the service; exit with 6 if not.
     """
+    if ready:
+        answer = Service(service).get("readyz", base="")
+        if as_json:
+            output.show_json(answer.document)
+        else:
+            output.show(answer.data["status"])
+        return ExitCode.OK
     answer = Service(service).get("health")
     if as_json:
         output.show_json(answer.document)

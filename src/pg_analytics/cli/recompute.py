@@ -197,7 +197,7 @@ def _show_runs(answer: Answer, *, as_json: bool) -> None:
     if as_json:
         output.show_json(answer.document)
         return
-    listed = output.table(("run and request (UTC)", "status", "scope"))
+    listed = output.table(("run and request (UTC)", "status", "scope"), whole=("run and request (UTC)",))
     for run in answer.data:
         listed.add_row(
             output.stacked(run["id"], f"{output.moment(run['requested_at'])} {run['requested_by']}"),

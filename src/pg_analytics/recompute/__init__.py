@@ -14,7 +14,8 @@ pending one and goes on where the last commit left it.
 
 A run rebuilds whole buckets, newest first, one transaction per chunk (`snapshots`), and each such transaction
 also moves the run's progress. So `kill -9` at any moment leaves either the chunk and its progress, or neither.
-A run is completed only after the versions that it moved are known everywhere (`reports.catalog`).
+A run is completed only after the versions of the numbers that it found or made are known everywhere
+(`reports.catalog`): it waits even if it changed nothing, since another run may have done so a moment ago.
 
     routes ──► trigger ──► store ◄── worker ──► snapshots.rebuild
 """

@@ -178,7 +178,6 @@ class _Worker:
         remaining = run.remaining
         buckets = run.covers.bucket_count(run.scope.window)
         summary = run.summary or Summary(bucket_count=buckets)
-        moved = run.attempt > 1  # an earlier attempt may have moved versions a moment ago
         while remaining.day_count:
             chunk = remaining.newest(CHUNK_DAYS)
             remaining = DayRange(remaining.start, chunk.start)
@@ -194,9 +193,8 @@ class _Worker:
                 ):
                     raise Fenced
             await self._cache.mirror_versions(rebuilt.versions)
-            moved = moved or bool(rebuilt.versions)
-        if moved:
-            await asyncio.sleep(_SETTLE_S)
+        # Also where nothing moved: another run, or an earlier attempt, may have changed these days a moment ago.
+        await asyncio.sleep(_SETTLE_S)
         await self._complete(run, summary)
 
     async def _complete(self, run: Run, summary: Summary) -> None:

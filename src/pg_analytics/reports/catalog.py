@@ -2,8 +2,8 @@
 
 A cached answer must not cost a query, and yet must never be older than a recomputation that somebody was told
 is complete. Both hold by a lease. A listener polls the catalogue several times per `LEASE_S`; what a poll saw
-may be trusted for `LEASE_S` from the moment *before* it was sent, by the monotonic clock. A worker that moved a
-version on waits `LEASE_S` after its commit before it calls the run completed (`recompute.worker`). So whoever
+may be trusted for `LEASE_S` from the moment *before* it was sent, by the monotonic clock. A worker
+waits `LEASE_S` after its last commit before it calls the run completed (`recompute.worker`). So whoever
 saw "completed" asks later than the end of every lease from before that commit:
 
     process:   poll sees v4 ──── lease ────┤ (may answer v4)      ├─ poll sees v5
