@@ -68,9 +68,7 @@ def check_command(command: Path, folder: Path, *, version: str) -> None:
 
 def run(*command: str, cwd: Path | None = None) -> str:
     """Run to the end and answer the output; exit with what it said if it fails."""
-    environment = {
-        name: value for name, value in os.environ.items() if name not in {"PYTHONPATH", "VIRTUAL_ENV"}
-    }
+    environment = {name: value for name, value in os.environ.items() if name not in {"PYTHONPATH", "VIRTUAL_ENV"}}
     done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         sys.exit(f"{' '.join(command)} failed ({done.returncode}):\n{done.stdout}{done.stderr}")
