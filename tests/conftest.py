@@ -1,11 +1,12 @@
 """Real servers for every test: one PostgreSQL and one Redis per test process, one database per test.
 
-Where `DATABASE_URL` and `REDIS_URL` are set, those servers are used and nothing is started; tests that must stop
-or kill a server (marker `own_servers`) are then left out.
+Where `DATABASE_URL` or `REDIS_URL` is set, that server is used instead; tests that must stop or kill a server (marker
+`own_servers`) are then left out.
 """
 
 import os
 from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
@@ -18,21 +19,18 @@ from tests.running import Service, serving
 from pg_analytics.embedded import postgres, redis
 from pg_analytics.embedded.binaries import Binaries
 from pg_analytics.embedded.folder import reset
-from pg_analytics.embedded.process import Server
 from pg_analytics.postgres.migrate import migrate
 from pg_analytics.reports.catalog import install_builtin_reports
 
-EXTERNAL = "DATABASE_URL" in os.environ and "REDIS_URL" in os.environ
+EXTERNAL = "DATABASE_URL" in os.environ or "REDIS_URL" in os.environ
 
 
 @dataclass(frozen=True, slots=True)
 class Servers:
-    """URLs of the servers that this test process uses; the servers themselves where they are our own."""
+    """URLs of the servers that this test process uses."""
 
     database_url: str
     redis_url: str
-    postgres: Server | None
-    redis: Server | None
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -57,19 +55,16 @@ def binaries() -> Binaries:
 @pytest.fixture(scope="session")
 def servers(tmp_path_factory: pytest.TempPathFactory, binaries: Binaries) -> Iterator[Servers]:
     """The servers of this test process."""
-    if EXTERNAL:
-        yield Servers(os.environ["DATABASE_URL"], os.environ["REDIS_URL"], None, None)
-        return
     folder = tmp_path_factory.mktemp("servers")
-    try:
-        with (
-            postgres.start(folder, binaries=binaries, durable=False) as own_postgres,
-            redis.start(folder, binaries=binaries, durable=False) as own_redis,
-        ):
-            yield Servers(own_postgres.url, own_redis.url, own_postgres, own_redis)
-    finally:
+    with ExitStack() as started:
         # Run by root, servers keep their data outside of pytest's folders, which nobody else may enter.
-        reset(folder)
+        started.callback(reset, folder)
+        database_url, redis_url = os.environ.get("DATABASE_URL"), os.environ.get("REDIS_URL")
+        if database_url is None:
+            database_url = started.enter_context(postgres.start(folder, binaries=binaries, durable=False)).url
+        if redis_url is None:
+            redis_url = started.enter_context(redis.start(folder, binaries=binaries, durable=False)).url
+        yield Servers(database_url, redis_url)
 
 
 @pytest.fixture(scope="session")
