@@ -14,13 +14,13 @@ from uuid import uuid4
 
 import asyncpg
 import pytest
-from tests.running import Service, serving
 
 from pg_analytics.embedded import postgres, redis
 from pg_analytics.embedded.binaries import Binaries
 from pg_analytics.embedded.folder import reset
 from pg_analytics.postgres.migrate import migrate
 from pg_analytics.reports.catalog import install_builtin_reports
+from tests.running import Service, serving
 
 EXTERNAL = "DATABASE_URL" in os.environ or "REDIS_URL" in os.environ
 
@@ -82,6 +82,10 @@ async def template(servers: Servers) -> AsyncIterator[str]:
 async def database_url(servers: Servers, template: str) -> AsyncIterator[str]:
     """A migrated database of this test's own, without events."""
     async with new_database(servers.database_url, template=name_of(template)) as url:
+        connection = await asyncpg.connect(url)
+        # A copy is another database: it must not find the cached answers of the others.
+        await connection.execute("UPDATE report_definitions SET cache_epoch = gen_random_uuid()")
+        await connection.close()
         yield url
 
 

@@ -22,7 +22,7 @@ class Proxy:
 
     def __init__(self, url: str) -> None:
         self._target = urlsplit(url)
-        self._port = free_port()
+        self.port = free_port()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
         self._listening: asyncio.Server | None = None
@@ -34,7 +34,7 @@ class Proxy:
     def url(self) -> str:
         """The server's URL, by way of this proxy."""
         account, _, _ = self._target.netloc.rpartition("@")
-        return urlunsplit(self._target._replace(netloc=f"{account}@127.0.0.1:{self._port}"))
+        return urlunsplit(self._target._replace(netloc=f"{account}@127.0.0.1:{self.port}"))
 
     def restore(self) -> None:
         """Be a good network again. What hung goes on where it stood, as TCP does."""
@@ -47,6 +47,10 @@ class Proxy:
     def hang(self) -> None:
         """Let not one byte through, either way, and close nothing; connections are accepted."""
         self._call(self._hang)
+
+    def lose_route(self) -> None:
+        """Let not one byte more through what is open, for good, and close nothing; new connections pass."""
+        self._call(self._lose_route)
 
     def cut(self) -> None:
         """Cut every connection that is open; new ones pass."""
@@ -74,7 +78,7 @@ class Proxy:
         self._delay_s = 0
         self._passing.set()
         if self._listening is None:
-            self._listening = await asyncio.start_server(self._connected, "127.0.0.1", self._port)
+            self._listening = await asyncio.start_server(self._connected, "127.0.0.1", self.port)
 
     async def _refuse(self) -> None:
         if self._listening is not None:
@@ -85,6 +89,11 @@ class Proxy:
 
     async def _hang(self) -> None:
         self._passing.clear()
+
+    async def _lose_route(self) -> None:
+        lost, self._passing = self._passing, asyncio.Event()
+        self._passing.set()
+        lost.clear()
 
     async def _cut(self) -> None:
         for writer in self._writers:
@@ -99,11 +108,13 @@ class Proxy:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _connected(self, from_client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
-        with self._open(to_client), suppress(*_ENDED):
-            await self._passing.wait()
+        passing = self._passing
+        # Cancelled by `_close` alone; asyncio would complain of a connection's task that ends so.
+        with self._open(to_client), suppress(*_ENDED, asyncio.CancelledError):
+            await passing.wait()
             from_server, to_server = await asyncio.open_connection(self._target.hostname, self._target.port)
             with self._open(to_server):
-                ways = (self._pump(from_client, to_server), self._pump(from_server, to_client))
+                ways = (self._pump(from_client, to_server, passing), self._pump(from_server, to_client, passing))
                 tasks = [asyncio.create_task(way) for way in ways]
                 # When one way ends, so does the other: neither PostgreSQL nor Redis speaks on half a connection.
                 await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -120,10 +131,11 @@ class Proxy:
             self._writers.discard(writer)
             writer.close()
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, passing: asyncio.Event) -> None:
         with suppress(*_ENDED):
             while received := await reader.read(65_536):
                 await asyncio.sleep(self._delay_s)
-                await self._passing.wait()
+                await passing.wait()
                 writer.write(received)
                 await writer.drain()
+        await passing.wait()  # the end of a connection is news that must come through, too

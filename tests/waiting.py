@@ -14,6 +14,12 @@ T = TypeVar("T")
 
 _GUARD_S: Final = 60
 _PAUSE_S: Final = 0.01
+_PARKED: Final = """
+    SELECT EXISTS(
+        SELECT FROM pg_locks AS l JOIN pg_database AS d ON l.database = d.oid
+        WHERE d.datname = current_database() AND l.locktype = 'advisory' AND NOT l.granted
+    )
+"""
 
 
 async def until_true(connection: Connection, question: str, *arguments: object) -> None:
@@ -28,6 +34,11 @@ async def until_blocked(observer: Connection, pid: int, *, by: str = "advisory")
     """Until the backend `pid` waits for a lock of the type `by`."""
     waits = "SELECT EXISTS(SELECT FROM pg_locks WHERE pid = $1 AND locktype = $2 AND NOT granted)"
     await until_true(observer, waits, pid, by)
+
+
+async def until_parked(observer: Connection) -> None:
+    """Until some session of this database waits for an advisory lock."""
+    await until_true(observer, _PARKED)
 
 
 def until(probe: Callable[[], T | None]) -> T:

@@ -8,13 +8,14 @@ from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
 import pytest
-from tests.acceptance import dataset
-from tests.conftest import Servers, name_of, new_database
-from tests.running import Service, serving
 
 from pg_analytics.postgres.pool import Connection
 from pg_analytics.snapshots.rebuild import rebuild_days
 from pg_analytics.windows import DayRange
+from tests.acceptance import dataset
+from tests.conftest import Servers, name_of, new_database
+from tests.running import Service, serving
+from tests.waiting import until_true
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -47,16 +48,17 @@ async def copy_of(url: str) -> AsyncIterator[str]:
         yield copy
 
 
-_WAITING = """
-    SELECT count(*) FROM pg_locks
-    WHERE NOT granted AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+_SOMEBODY_WAITS = """
+    SELECT EXISTS(
+        SELECT FROM pg_locks
+        WHERE NOT granted AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+    )
 """
 
 
-async def until_blocked(connection: Connection) -> None:
+async def until_somebody_waits(connection: Connection) -> None:
     """Wait until a session waits for what `connection` has locked."""
-    while not await connection.fetchval(_WAITING):
-        continue
+    await until_true(connection, _SOMEBODY_WAITS)
 
 
 @pytest.fixture

@@ -6,10 +6,9 @@ from datetime import UTC, date, datetime, time
 from random import Random
 from typing import Any, Final
 
-from tests.events import Event, add_source, write
-
 from pg_analytics.postgres.pool import Connection
 from pg_analytics.windows import DayRange
+from tests.events import Event, add_source, write
 
 SOURCES: Final = ("adyen", "paypal", "stripe")
 STATUSES: Final = ("success", "failed", "pending")

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from tests.acceptance.command_line import COMMAND, PATIENCE_S, Ended, inherited
-from tests.running import BASE_PATH
 
 from pg_analytics.embedded.folder import reset
 from pg_analytics.embedded.process import free_port
+from tests.acceptance.command_line import COMMAND, PATIENCE_S, Ended, inherited
+from tests.running import BASE_PATH
 
 LAST_LINE = "Ctrl-C stops everything."
 

@@ -10,13 +10,13 @@ from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
 import pytest
+
+from pg_analytics.cli.exit_codes import ExitCode
+from pg_analytics.postgres.migrate import migrations
 from tests.acceptance.command_line import PATIENCE_S, ask, pg_analytics, python, start
 from tests.conftest import Servers, new_database
 from tests.oracle import assert_snapshots_equal_events
 from tests.running import Command, serving
-
-from pg_analytics.cli.exit_codes import ExitCode
-from pg_analytics.postgres.migrate import migrations
 
 pytestmark = [pytest.mark.anyio, pytest.mark.servers]
 

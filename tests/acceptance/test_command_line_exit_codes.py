@@ -10,12 +10,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from tests.acceptance.command_line import PATIENCE_S, ask, pg_analytics, python, start
-from tests.running import KEY, Service
 
 from pg_analytics.cli.exit_codes import BY_HTTP_STATUS, ExitCode
 from pg_analytics.embedded.process import free_port
 from pg_analytics.errors import ErrorCode
+from tests.acceptance.command_line import PATIENCE_S, ask, pg_analytics, python, start
+from tests.running import KEY, Service
 
 pytestmark = [pytest.mark.anyio, pytest.mark.servers]
 

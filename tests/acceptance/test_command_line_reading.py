@@ -5,12 +5,12 @@ from datetime import UTC, date, datetime
 
 import asyncpg
 import pytest
+
+from pg_analytics.embedded.process import free_port
 from tests.acceptance import dataset
 from tests.acceptance.command_line import COMMAND, ask, inherited, on_a_terminal, pointing_to
 from tests.events import Event, add_source, write
 from tests.running import AUTHORISED, Service
-
-from pg_analytics.embedded.process import free_port
 
 pytestmark = [pytest.mark.anyio, pytest.mark.servers]
 

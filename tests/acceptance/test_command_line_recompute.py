@@ -11,6 +11,7 @@ from uuid import uuid4
 
 import asyncpg
 import pytest
+
 from tests.acceptance.command_line import COMMAND, PATIENCE_S, Ended, ask, inherited, on_a_terminal, pointing_to
 from tests.events import insert
 from tests.oracle import assert_snapshots_equal_events

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.acceptance.command_line import inherited, pg_analytics
-from tests.acceptance.demo_process import LAST_LINE, Demo, alive, demo_in, remove_data
-from tests.conftest import Servers
 
 from pg_analytics.cli.exit_codes import ExitCode
 from pg_analytics.embedded.process import free_port
+from tests.acceptance.command_line import inherited, pg_analytics
+from tests.acceptance.demo_process import LAST_LINE, Demo, alive, demo_in, remove_data
+from tests.conftest import Servers
 
 pytestmark = [pytest.mark.anyio, pytest.mark.servers]
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import asyncpg
 import pytest
+
 from tests.acceptance.conftest import copy_of
 from tests.acceptance.envelopes import failed, refused, succeeded
 from tests.acceptance.wire import KEY_HEADER, ask, request

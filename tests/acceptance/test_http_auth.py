@@ -4,6 +4,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+
 from tests.acceptance.envelopes import failed, succeeded
 from tests.acceptance.wire import Wire, ask, request
 from tests.running import BASE_PATH, KEY, Service, serving

@@ -6,6 +6,7 @@ from typing import Final
 
 import httpx
 import pytest
+
 from tests.acceptance.envelopes import failed, refused, succeeded
 from tests.acceptance.wire import KEY_HEADER, Wire, ask, posting, request
 from tests.running import AUTHORISED, BASE_PATH, Service

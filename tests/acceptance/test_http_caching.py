@@ -8,12 +8,14 @@ from typing import Any
 import asyncpg
 import pytest
 from redis import Redis
-from tests.acceptance.conftest import copy_of, until_blocked
+
+from tests.acceptance.conftest import copy_of, until_somebody_waits
 from tests.acceptance.dataset import FIRST, between
 from tests.acceptance.envelopes import refused, succeeded
 from tests.acceptance.wire import get
 from tests.events import insert
 from tests.running import Service, serving
+from tests.waiting import until
 
 pytestmark = [pytest.mark.anyio]
 
@@ -141,7 +143,7 @@ async def test_a_hit_does_not_touch_postgresql(service: Service, database: str) 
             await connection.execute("LOCK TABLE rollup_source_status")
             # The one connection for reports now waits for the table.
             waiting = background.submit(run, service, f"{DAYS}&offset=1")
-            await until_blocked(connection)
+            await until_somebody_waits(connection)
 
             assert is_hit(run(service, DAYS))
             assert not waiting.done()
@@ -170,8 +172,7 @@ def test_a_key_of_another_type_is_no_answer_either(service: Service, redis: Redi
     assert not is_hit(run(service, DAYS))
 
     redis.delete(key)
-    while not is_hit(run(service, DAYS)):  # Redis is trusted again as soon as it has answered a ping
-        continue
+    until(lambda: is_hit(run(service, DAYS)))  # Redis is trusted again as soon as it has answered a ping
 
 
 async def test_whoever_saw_a_run_completed_gets_its_numbers(service: Service, redis: Redis, database: str) -> None:
@@ -208,8 +209,7 @@ async def test_a_report_without_a_ttl_is_not_cached(service: Service, redis: Red
     await connection.execute("UPDATE report_definitions SET cache_ttl_seconds = 0 WHERE slug = 'top-entities'")
     await connection.close()
     path = f"/reports/top-entities/run?{DAYS}"
-    while get(service, path).headers["Cache-Control"] != "no-store":  # until the service has read its catalogue again
-        continue
+    until(lambda: get(service, path).headers["Cache-Control"] == "no-store")  # when the catalogue is read again
     redis.delete(*entries(redis))
 
     assert not is_hit(run(service, DAYS, "top-entities"))

@@ -6,6 +6,7 @@ from typing import Any
 
 import asyncpg
 import pytest
+
 from tests.acceptance import dataset
 from tests.acceptance.conftest import copy_of
 from tests.acceptance.envelopes import failed, refused, succeeded

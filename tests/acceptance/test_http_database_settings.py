@@ -14,6 +14,7 @@ from uuid import uuid4
 import asyncpg
 import httpx
 import pytest
+
 from tests.acceptance import dataset
 from tests.acceptance.envelopes import succeeded
 from tests.conftest import Servers, name_of, new_database

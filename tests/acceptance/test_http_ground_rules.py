@@ -1,17 +1,18 @@
 """What holds for every answer: the envelope, the request id, methods, paths, and nothing said of the inside."""
 
 import json
-import time
 from pathlib import Path
 from uuid import uuid4
 
 import asyncpg
 import httpx
 import pytest
+
 from tests.acceptance.conftest import serving_with_defects
 from tests.acceptance.envelopes import failed, refused, succeeded
 from tests.acceptance.wire import KEY_HEADER, Wire, ask, request
 from tests.running import AUTHORISED, BASE_PATH, KEY, Service
+from tests.waiting import until
 
 pytestmark = [pytest.mark.anyio]
 
@@ -84,10 +85,10 @@ def test_a_request_is_logged_under_its_id(shared_service: Service) -> None:
     request_id = uuid4().hex
     shared_service.http.get("/reports", headers={"X-Request-Id": request_id})
 
-    while not (logged := [line for line in shared_service.log().splitlines() if request_id in line]):
-        time.sleep(0.01)  # the line follows the answer
+    # The line follows the answer.
+    [line] = until(lambda: [line for line in shared_service.log().splitlines() if request_id in line])
 
-    [entry] = map(json.loads, logged)
+    entry = json.loads(line)
     assert (entry["event"], entry["path"], entry["status"]) == ("request", f"{BASE_PATH}/reports", 200)
 
 

@@ -6,14 +6,15 @@ from pathlib import Path
 
 import asyncpg
 import pytest
-from tests.acceptance.conftest import until_blocked
+
+from pg_analytics.postgres.migrate import migrate
+from pg_analytics.reports.catalog import install_builtin_reports
+from tests.acceptance.conftest import until_somebody_waits
 from tests.acceptance.envelopes import failed, refused, succeeded
 from tests.acceptance.wire import ask, request
 from tests.conftest import Servers, new_database
 from tests.running import BASE_PATH, Service, serving
-
-from pg_analytics.postgres.migrate import migrate
-from pg_analytics.reports.catalog import install_builtin_reports
+from tests.waiting import until
 
 pytestmark = [pytest.mark.anyio]
 
@@ -61,7 +62,7 @@ async def test_probes_do_not_queue_behind_reports(loaded_database: str, redis_ur
             await connection.execute("LOCK TABLE rollup_entity")
             paths = [f"/reports/top-entities/run?date_to=2024-03-{day:02}" for day in range(1, 9)]
             waiting = [readers.submit(service.http.get, path) for path in paths]
-            await until_blocked(connection)
+            await until_somebody_waits(connection)
 
             assert succeeded(service.http.get("/health"))["data"]["version"] == "7.7.7-test"
             succeeded(ask(service, request(b"/readyz")))
@@ -87,6 +88,5 @@ async def test_a_service_is_ready_once_its_database_is_migrated(
             await connection.close()
 
             succeeded(ask(service, request(b"/readyz")))
-            while service.http.get("/reports/top-entities/run").status_code == 503:  # until the catalogue is read
-                continue
+            until(lambda: service.http.get("/reports/top-entities/run").status_code != 503)  # when it knows its reports
             assert service.report("top-entities")["data"]["rows"] == []

@@ -9,6 +9,7 @@ import asyncpg
 import httpx
 import pytest
 from redis import Redis
+
 from tests.acceptance.conftest import copy_of
 from tests.running import KEY, Service, serving
 

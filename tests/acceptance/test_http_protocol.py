@@ -1,6 +1,7 @@
 """The edge of HTTP itself: old versions, pipelines, heads that cannot be parsed. The service outlives them all."""
 
 import pytest
+
 from tests.acceptance.envelopes import failed, succeeded
 from tests.acceptance.wire import Wire, ask, request
 from tests.running import Service

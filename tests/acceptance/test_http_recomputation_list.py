@@ -7,6 +7,7 @@ from uuid import uuid4
 
 import asyncpg
 import pytest
+
 from tests.acceptance.conftest import copy_of
 from tests.acceptance.envelopes import refused, succeeded
 from tests.acceptance.wire import KEY_HEADER, ask, request

@@ -9,6 +9,7 @@ from uuid import UUID, uuid4
 import asyncpg
 import httpx
 import pytest
+
 from tests.acceptance import dataset
 from tests.acceptance.envelopes import failed, refused, succeeded
 from tests.acceptance.wire import KEY_HEADER, ask, get, posting, request

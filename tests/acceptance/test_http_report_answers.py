@@ -4,6 +4,7 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import pytest
+
 from tests.acceptance import dataset
 from tests.acceptance.envelopes import succeeded
 from tests.running import Service

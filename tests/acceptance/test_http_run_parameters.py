@@ -4,6 +4,7 @@ from datetime import date, timedelta
 from pathlib import Path
 
 import pytest
+
 from tests.acceptance.envelopes import failed, refused, succeeded
 from tests.acceptance.wire import get
 from tests.running import AUTHORISED, Service, serving

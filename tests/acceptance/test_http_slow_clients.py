@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import ExitStack
 
 import pytest
+
 from tests.acceptance.conftest import copy_of
 from tests.acceptance.envelopes import refused, succeeded
 from tests.acceptance.wire import Wire, ask, posting, request

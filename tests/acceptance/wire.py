@@ -6,6 +6,7 @@ from types import TracebackType
 from typing import Final, Self
 
 import httpx
+
 from tests.running import BASE_PATH, KEY, Service
 
 #: Bounds every wait for the service; reached only when a test fails.

@@ -6,11 +6,11 @@ from uuid import uuid4
 
 import asyncpg
 import pytest
-from tests.events import Event, add_source, insert, write
 
 from pg_analytics.postgres.pool import Connection
 from pg_analytics.snapshots.rebuild import rebuild_days
 from pg_analytics.windows import DayRange
+from tests.events import Event, add_source, insert, write
 
 pytestmark = [pytest.mark.anyio, pytest.mark.servers]
 

@@ -11,13 +11,13 @@ from typing import Any
 
 import asyncpg
 import pytest
-from tests.embedded import fetch, is_dead, log_of, private_folder, public_folder, until
 
 from pg_analytics.embedded import account, postgres
 from pg_analytics.embedded import binaries as binaries_module
 from pg_analytics.embedded.account import ServersError, account_for
 from pg_analytics.embedded.binaries import Binaries, find, within_reach
 from pg_analytics.embedded.process import _children
+from tests.embedded import fetch, is_dead, log_of, private_folder, public_folder, until
 
 pytestmark = [pytest.mark.servers, pytest.mark.own_servers]
 

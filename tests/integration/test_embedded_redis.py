@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 import redis as redis_client
-from tests.embedded import private_folder, public_folder
 
 from pg_analytics.embedded import redis
 from pg_analytics.embedded.account import ServersError, account_for
 from pg_analytics.embedded.binaries import Binaries, find
 from pg_analytics.embedded.process import Server
+from tests.embedded import private_folder, public_folder
 
 pytestmark = [pytest.mark.servers, pytest.mark.own_servers]
 

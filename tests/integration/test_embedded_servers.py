@@ -17,6 +17,12 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+
+from pg_analytics.embedded import process
+from pg_analytics.embedded.account import ROOT_PLACE, ServersError
+from pg_analytics.embedded.binaries import Binaries
+from pg_analytics.embedded.folder import Lock, _moved, command_line, reset
+from pg_analytics.embedded.process import Server
 from tests.embedded import (
     AS_ROOT,
     Kind,
@@ -31,12 +37,6 @@ from tests.embedded import (
     start_owner,
     until,
 )
-
-from pg_analytics.embedded import process
-from pg_analytics.embedded.account import ROOT_PLACE, ServersError
-from pg_analytics.embedded.binaries import Binaries
-from pg_analytics.embedded.folder import Lock, _moved, command_line, reset
-from pg_analytics.embedded.process import Server
 
 pytestmark = [pytest.mark.servers, pytest.mark.own_servers]
 

@@ -23,8 +23,6 @@ from typing import Any, NamedTuple
 import asyncpg
 import msgspec
 import pytest
-from tests.conftest import Servers, name_of, new_database
-from tests.oracle import assert_snapshots_equal_events
 
 from pg_analytics.events.flights import FLIGHT_COUNT, FlightsLoaded, load
 from pg_analytics.events.store import lock_loading
@@ -32,6 +30,8 @@ from pg_analytics.reports.definition import builtin_definitions
 from pg_analytics.reports.store import run_report
 from pg_analytics.snapshots.store import lock_days
 from pg_analytics.windows import DayRange, Window
+from tests.conftest import Servers, name_of, new_database
+from tests.oracle import assert_snapshots_equal_events
 
 pytestmark = [pytest.mark.anyio, pytest.mark.xdist_group("flights")]  # the year is loaded once, by one process
 

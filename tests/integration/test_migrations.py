@@ -8,13 +8,13 @@ from pathlib import Path
 
 import asyncpg
 import pytest
-from tests.conftest import Servers, name_of, new_database
-from tests.running import KEY, Command, Service
-from tests.waiting import until_true
 
 from pg_analytics.postgres import migrate as module
 from pg_analytics.postgres.migrate import Migration, MigrationError, is_migrated, migrate, migrations
 from pg_analytics.postgres.pool import Connection
+from tests.conftest import Servers, name_of, new_database
+from tests.running import KEY, Command, Service
+from tests.waiting import until_true
 
 pytestmark = [pytest.mark.anyio, pytest.mark.servers]
 

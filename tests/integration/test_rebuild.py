@@ -13,14 +13,14 @@ from uuid import uuid4
 
 import asyncpg
 import pytest
-from tests.events import insert
-from tests.oracle import assert_snapshots_equal_events
-from tests.waiting import until_blocked
 
 from pg_analytics.postgres.pool import Connection
 from pg_analytics.snapshots import store
 from pg_analytics.snapshots.rebuild import VERSIONS_CHANNEL, Rebuilt, rebuild_days
 from pg_analytics.windows import DayRange
+from tests.events import insert
+from tests.oracle import assert_snapshots_equal_events
+from tests.waiting import until_blocked
 
 pytestmark = [pytest.mark.anyio, pytest.mark.servers]
 

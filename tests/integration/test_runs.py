@@ -15,11 +15,6 @@ from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
-from tests.conftest import Servers
-from tests.events import insert
-from tests.oracle import assert_nothing_stuck, assert_snapshots_equal_events
-from tests.proxy import Proxy
-from tests.waiting import until_true
 
 from pg_analytics.errors import ErrorCode, ServiceError
 from pg_analytics.postgres.pool import Connection, Postgres
@@ -30,6 +25,11 @@ from pg_analytics.recompute.worker import CHUNK_DAYS, MAX_FAILURES, Workers, Wor
 from pg_analytics.redis.client import RedisClient
 from pg_analytics.snapshots import store as snapshots
 from pg_analytics.windows import DayRange, Window
+from tests.conftest import Servers
+from tests.events import insert
+from tests.oracle import assert_nothing_stuck, assert_snapshots_equal_events
+from tests.proxy import Proxy
+from tests.waiting import until_parked, until_true
 
 pytestmark = [pytest.mark.anyio, pytest.mark.servers]
 
@@ -114,11 +114,6 @@ async def parked(database_url: str, day: date) -> AsyncIterator[Connection]:
     finally:
         await holder.close()
         await observer.close()
-
-
-async def until_worker_is_parked(observer: Connection) -> None:
-    """Until some worker waits for a day."""
-    await until_true(observer, "SELECT EXISTS(SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted)")
 
 
 async def until_status(connection: Connection, run_id: UUID, status: str) -> Run:
@@ -327,7 +322,7 @@ async def test_a_run_is_rebuilt_in_chunks_newest_first_and_goes_on_where_the_las
     middle = MONDAY + timedelta(days=CHUNK_DAYS + 2)
     async with parked(database_url, middle) as observer:
         async with working(database_url, redis):
-            await until_worker_is_parked(observer)
+            await until_parked(observer)
             half_done = await run_of(connection, run.id)
         handed_back = await run_of(connection, run.id)
     newest = "SELECT min(day), count(*), max(computed_at) FROM snapshot_buckets WHERE day >= $1"
@@ -369,7 +364,7 @@ async def test_the_heartbeat_keeps_a_run_whose_chunk_takes_longer_than_the_lease
 ) -> None:
     run = await trigger.trigger(scope(), "client", via="test")
     async with parked(database_url, MONDAY) as observer, working(database_url, redis, lease=SHORT, count=2):
-        await until_worker_is_parked(observer)
+        await until_parked(observer)
         began = "SELECT lease_expires_at > started_at + $2::interval FROM recompute_runs WHERE id = $1"
         await until_true(observer, began, run.id, 5 * SHORT)
         assert (await run_of(observer, run.id)).attempt == 1
@@ -385,7 +380,7 @@ async def test_what_a_worker_rebuilt_for_a_run_in_other_hands_is_rolled_back(
     run = await trigger.trigger(scope(), "client", via="test")
     async with working(database_url, redis):
         async with parked(database_url, MONDAY) as observer:
-            await until_worker_is_parked(observer)
+            await until_parked(observer)
             await observer.execute("UPDATE recompute_runs SET lease_expires_at = clock_timestamp()")
             latest = await store.claim_run(observer, LONG)
         assert latest is not None
@@ -420,7 +415,7 @@ async def test_a_run_that_is_cancelled_while_it_runs_writes_nothing_from_then_on
     run = await trigger.trigger(scope(THREE_CHUNKS), "client", via="test")
     async with working(database_url, redis):
         async with parked(database_url, MONDAY + timedelta(days=CHUNK_DAYS)) as observer:
-            await until_worker_is_parked(observer)
+            await until_parked(observer)
             await trigger.cancel(run.id, "somebody")
         other = await trigger.trigger(scope(DayRange.inclusive(MONDAY, MONDAY)), "client", via="test")
         await until_status(connection, other.id, "completed")

@@ -13,15 +13,15 @@ import asyncpg
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.events import Event, add_source, write
-from tests.oracle import assert_snapshots_equal_events
-from tests.report_oracle import REPORTS, Asked, expected
 
 from pg_analytics.postgres.pool import Connection
 from pg_analytics.reports import store
 from pg_analytics.reports.definition import builtin_definitions
 from pg_analytics.snapshots.rebuild import rebuild_days
 from pg_analytics.windows import DayRange, Window
+from tests.events import Event, add_source, write
+from tests.oracle import assert_snapshots_equal_events
+from tests.report_oracle import REPORTS, Asked, expected
 
 pytestmark = [pytest.mark.anyio, pytest.mark.servers]
 

@@ -7,7 +7,7 @@ PostgreSQL is back.
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
@@ -36,6 +36,7 @@ LOST: Final = (
     asyncpg.InvalidAuthorizationSpecificationError,
     asyncpg.InvalidCatalogNameError,
     asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # an idle connection that has been told of its end, and not yet lost it
 )
 
 
@@ -103,9 +104,29 @@ class Postgres:
                 yield connection
             except (TimeoutError, asyncio.CancelledError):
                 # A statement was left half-way. Giving the connection back would wait for a server that may be
-                # hung; it is dropped, and the server ends the statement by its own time limit.
+                # hung; it is dropped, and the server ends statement and transaction by its own time limits.
                 connection.terminate()
                 raise
+
+
+@asynccontextmanager
+async def transaction(connection: Connection) -> AsyncIterator[None]:
+    """A READ COMMITTED transaction on a borrowed connection, whatever the database's default; inside one, a savepoint.
+
+    asyncpg's own block would send ROLLBACK even where a statement was left half-way, and wait for the answer of a
+    server that may be hung. Here nothing more is sent then: the connection is about to be dropped.
+    """
+    begun = connection.transaction(isolation="read_committed")
+    await begun.start()
+    try:
+        yield
+    except (TimeoutError, asyncio.CancelledError):
+        raise
+    except BaseException:
+        with suppress(asyncpg.InterfaceError):  # the connection is closed; the reason is what is being raised
+            await begun.rollback()
+        raise
+    await begun.commit()
 
 
 def lost() -> ServiceError:
@@ -132,6 +153,8 @@ def connection_options(name: str, timeout: timedelta, statement_timeout: timedel
         "server_settings": {
             "application_name": f"pg-analytics {name}",
             "timezone": "UTC",
+            # What each statement's own snapshot is good for is told in `snapshots`.
+            "default_transaction_isolation": "read committed",
             "statement_timeout": f"{statement_s * 1000:.0f}",
             "lock_timeout": f"{statement_s * 1000:.0f}",
             "idle_in_transaction_session_timeout": "10000",

@@ -14,7 +14,7 @@ import asyncpg
 
 from pg_analytics.audit.store import append_entry
 from pg_analytics.errors import ErrorCode, ServiceError, invalid, not_found, unavailable
-from pg_analytics.postgres.pool import Connection, Postgres
+from pg_analytics.postgres.pool import Connection, Postgres, transaction
 from pg_analytics.recompute import store
 from pg_analytics.recompute.store import Run, Scope
 from pg_analytics.redis.client import RedisClient
@@ -62,7 +62,7 @@ class Trigger:
 
     async def cancel(self, run_id: UUID, actor: str) -> Run:
         """Cancel a run. `ServiceError` 404 if there is none, 409 if it has ended."""
-        async with self.postgres.connection() as connection, connection.transaction():
+        async with self.postgres.connection() as connection, transaction(connection):
             run = await store.cancel_run(connection, run_id)
             if run is None:
                 ended = await store.get_run(connection, run_id)
@@ -84,7 +84,7 @@ class Trigger:
     async def _enter(
         self, connection: Connection, run_id: UUID, scope: Scope, requested_by: str, *, via: str, locked: bool
     ) -> Run:
-        async with connection.transaction():
+        async with transaction(connection):
             _check_window((await read_catalog(connection)).get(scope.report_slug), scope)
             if not locked and (holder := await store.find_active_run(connection, scope)) is not None:
                 raise _conflict(holder)
@@ -92,7 +92,7 @@ class Trigger:
             if await store.count_pending(connection) >= self.queue_size:
                 raise unavailable(f"the backlog is full ({self.queue_size} runs wait)", retry_after_s=5)
             try:
-                async with connection.transaction():
+                async with transaction(connection):
                     run = await store.insert_run(connection, run_id, scope, requested_by)
             except asyncpg.UniqueViolationError:
                 raise _conflict(await store.find_active_run(connection, scope)) from None

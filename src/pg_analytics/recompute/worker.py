@@ -10,7 +10,7 @@ import structlog
 
 from pg_analytics.audit.store import WORKER, append_entry
 from pg_analytics.postgres.listener import Listener
-from pg_analytics.postgres.pool import LOST, Connection, Postgres, describe
+from pg_analytics.postgres.pool import LOST, Connection, Postgres, describe, transaction
 from pg_analytics.recompute import store
 from pg_analytics.recompute.store import Claim, Run, Summary
 from pg_analytics.recompute.trigger import BACKLOG_CHANNEL, lock_key, metadata
@@ -31,6 +31,8 @@ MAX_FAILURES: Final = 5
 #: clocks that do not run alike.
 _SETTLE_S: Final = LEASE_S * 1.05
 _POLL_S: Final = 1.0
+#: A server that has not claimed or taken back a run by then does not answer: its time limit is that of a chunk.
+_PATIENCE_S: Final = 5.0
 _LISTENER_BEAT_S: Final = 2.0
 
 
@@ -134,7 +136,7 @@ class _Worker:
             pass  # a notification is a hint; the poll is what finds work
 
     async def _claim(self) -> Claim | None:
-        async with self._postgres.borrowed() as connection, connection.transaction():
+        async with asyncio.timeout(_PATIENCE_S), self._postgres.borrowed() as connection, transaction(connection):
             claim = await store.claim_run(connection, self._settings.lease)
             if claim is None:
                 return None
@@ -184,7 +186,7 @@ class _Worker:
             started = time.perf_counter()
             async with (
                 self._postgres.borrowed() as connection,
-                connection.transaction(isolation="read_committed"),
+                transaction(connection),
             ):
                 rebuilt = await rebuild_days(connection, chunk, run_id=run.id)
                 summary = _added(summary, rebuilt, time.perf_counter() - started)
@@ -198,7 +200,7 @@ class _Worker:
         await self._complete(run, summary)
 
     async def _complete(self, run: Run, summary: Summary) -> None:
-        async with self._postgres.borrowed() as connection, connection.transaction():
+        async with self._postgres.borrowed() as connection, transaction(connection):
             if not await store.complete_run(connection, run, summary):
                 raise Fenced
             numbers = {
@@ -217,7 +219,7 @@ class _Worker:
         await self._redis.release(lock_key(run.scope), str(run.id))
 
     async def _hand_back(self, run: Run, *, delay: timedelta, reason: str | None) -> None:
-        async with self._postgres.borrowed() as connection:
+        async with asyncio.timeout(_PATIENCE_S), self._postgres.borrowed() as connection:
             handed_back = await store.hand_back_run(connection, run, delay=delay, reason=reason)
         if handed_back:
             _log.info("run_handed_back", delay_s=delay.total_seconds())

@@ -98,11 +98,10 @@ class Catalog:
 
     async def _read(self) -> bool:
         """Read the catalogue for a request whose lease has run out; False if PostgreSQL is lost."""
-        if self._lost:
-            return False
         async with self._reading:
-            if self._leased():
-                return True
+            # Whoever waited here learns what the one before found out, a loss included: waits must not add up.
+            if self._lost or self._leased():
+                return not self._lost
             started = time.monotonic()
             try:
                 async with asyncio.timeout(_DIRECT_READ_S), self._postgres.borrowed() as connection:
