@@ -41,10 +41,6 @@ async def copy_of(url: str) -> AsyncIterator[str]:
     """A database like the one that `url` names, for the length of a block."""
     server = urlunsplit(urlsplit(url)._replace(path="/postgres"))
     async with new_database(server, template=name_of(url)) as copy:
-        connection = await asyncpg.connect(copy)
-        # The copy has the original's epoch, and with it the original's entries in Redis.
-        await connection.execute("UPDATE report_definitions SET cache_epoch = gen_random_uuid()")
-        await connection.close()
         yield copy
 
 

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Final
-from uuid import UUID
 
 import msgspec
 
@@ -32,7 +31,7 @@ class CatalogEntry:
     allowed_windows: tuple[Window, ...]
     supported_filters: dict[str, str]
     timezone: str
-    cache_epoch: UUID
+    cache_epoch: str
     version: int
 
 

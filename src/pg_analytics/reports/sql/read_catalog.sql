@@ -9,7 +9,8 @@ SELECT
     d.default_window,
     d.supported_filters,
     d.timezone,
-    d.cache_epoch,
+    -- A copy of a database brings its epochs along; in one cluster, the oid tells copy and original apart.
+    d.cache_epoch || '/' || (SELECT p.oid FROM pg_database AS p WHERE p.datname = current_database()) AS cache_epoch,
     d.version,
     ARRAY(
         SELECT w.window_name FROM aggregate_windows AS w WHERE w.report_slug = d.slug ORDER BY w.window_name
