@@ -5,6 +5,7 @@ Where `DATABASE_URL` or `REDIS_URL` is set, that server is used instead; tests t
 """
 
 import os
+import signal
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -21,6 +22,10 @@ from pg_analytics.embedded.folder import reset
 from pg_analytics.postgres.migrate import migrate
 from pg_analytics.reports.catalog import install_builtin_reports
 from tests.running import Service, serving
+
+# A shell that starts us in the background has SIGINT ignored, and whom we start would inherit that: no test could
+# interrupt a command. A handler, unlike an ignored signal, is not inherited.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 EXTERNAL = "DATABASE_URL" in os.environ or "REDIS_URL" in os.environ
 

@@ -17,6 +17,15 @@ from pg_analytics.embedded.process import free_port
 _ENDED = (OSError, EOFError)
 
 
+class _Route:
+    """What becomes of the bytes of the connections that were opened over it."""
+
+    def __init__(self) -> None:
+        self.passing = asyncio.Event()
+        self.passing.set()
+        self.lost = False
+
+
 class Proxy:
     """Passes connections on to the server of a URL, for the length of a `with` block."""
 
@@ -27,7 +36,7 @@ class Proxy:
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
         self._listening: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
-        self._passing = asyncio.Event()
+        self._route = _Route()
         self._delay_s = 0.0
 
     @property
@@ -45,11 +54,11 @@ class Proxy:
         self._call(self._refuse)
 
     def hang(self) -> None:
-        """Let not one byte through, either way, and close nothing; connections are accepted."""
+        """Let not one byte through, either way; connections are accepted, and closed only by those who made them."""
         self._call(self._hang)
 
     def lose_route(self) -> None:
-        """Let not one byte more through what is open, for good, and close nothing; new connections pass."""
+        """Let not one byte more through what is open, for good; new connections pass."""
         self._call(self._lose_route)
 
     def cut(self) -> None:
@@ -76,7 +85,7 @@ class Proxy:
 
     async def _restore(self) -> None:
         self._delay_s = 0
-        self._passing.set()
+        self._route.passing.set()
         if self._listening is None:
             self._listening = await asyncio.start_server(self._connected, "127.0.0.1", self.port)
 
@@ -84,16 +93,16 @@ class Proxy:
         if self._listening is not None:
             self._listening.close()
             self._listening = None
-        self._passing.set()
+        self._route.passing.set()
         await self._cut()
 
     async def _hang(self) -> None:
-        self._passing.clear()
+        self._route.passing.clear()
 
     async def _lose_route(self) -> None:
-        lost, self._passing = self._passing, asyncio.Event()
-        self._passing.set()
-        lost.clear()
+        self._route.lost = True
+        self._route.passing.set()
+        self._route = _Route()
 
     async def _cut(self) -> None:
         for writer in self._writers:
@@ -108,13 +117,13 @@ class Proxy:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _connected(self, from_client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
-        passing = self._passing
+        route = self._route
         # Cancelled by `_close` alone; asyncio would complain of a connection's task that ends so.
         with self._open(to_client), suppress(*_ENDED, asyncio.CancelledError):
-            await passing.wait()
+            await route.passing.wait()
             from_server, to_server = await asyncio.open_connection(self._target.hostname, self._target.port)
             with self._open(to_server):
-                ways = (self._pump(from_client, to_server, passing), self._pump(from_server, to_client, passing))
+                ways = (self._pump(from_client, to_server, route), self._pump(from_server, to_client, route))
                 tasks = [asyncio.create_task(way) for way in ways]
                 # When one way ends, so does the other: neither PostgreSQL nor Redis speaks on half a connection.
                 await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -131,11 +140,11 @@ class Proxy:
             self._writers.discard(writer)
             writer.close()
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, passing: asyncio.Event) -> None:
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, route: _Route) -> None:
         with suppress(*_ENDED):
             while received := await reader.read(65_536):
                 await asyncio.sleep(self._delay_s)
-                await passing.wait()
-                writer.write(received)
-                await writer.drain()
-        await passing.wait()  # the end of a connection is news that must come through, too
+                await route.passing.wait()
+                if not route.lost:
+                    writer.write(received)
+                    await writer.drain()

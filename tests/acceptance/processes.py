@@ -56,6 +56,7 @@ def check_log(log: str, settings: dict[str, str]) -> None:
     for secret in secrets(settings):
         assert secret not in log, f"a secret in the log: {log}"
     for line in log.splitlines():
+        assert line.startswith("{"), f"not structured: {log}"
         entry = json.loads(line)
         about = _ABOUT.get(entry["event"])
         assert about is None or about in entry, line

@@ -11,6 +11,7 @@ printed. What takes long to import (the service, the HTTP client) is imported by
 runs: `--help` must not wait for it.
 """
 
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -53,7 +54,11 @@ for _group, _commands in _GROUPS.items():
 
 def main() -> None:
     """Entry point of `pg-analytics`."""
-    sys.exit(run(sys.argv[1:]))
+    code = run(sys.argv[1:])
+    output.flush()
+    # Not sys.exit: a thread of the HTTP server that enters an interpreter which is being dismantled aborts the
+    # process. One `serve` in some hundred ended so, after it had stopped in good order.
+    os._exit(code)
 
 
 def run(arguments: Sequence[str]) -> ExitCode:

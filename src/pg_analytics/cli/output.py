@@ -134,6 +134,13 @@ def show(renderable: Any) -> None:
         console.print(renderable)
 
 
+def flush() -> None:
+    """Let go of what is still buffered, if there is somebody to take it."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(AttributeError, OSError, ValueError):  # a stream that was never there, broken or closed
+            stream.flush()
+
+
 def discard_stdout() -> None:
     """Nobody takes our output any more: what is still buffered must not fail once more at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
