@@ -14,8 +14,9 @@ from typing import Final
 
 _DAY: Final = timedelta(days=1)
 
-#: The days that can be asked for. The last is a Sunday, so that the week of any day ends within `date`.
-FIRST_DAY: Final = date(1, 1, 1)
+#: The days that can be asked for: whole weeks. The first week of the year 1 is left out, as its Monday would reach
+#: PostgreSQL as `-infinity` (asyncpg takes `date.min` for that); the last week ends within `date`.
+FIRST_DAY: Final = date(1, 1, 8)
 LAST_DAY: Final = date(9999, 12, 26)
 
 _ISO_DATE: Final = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)

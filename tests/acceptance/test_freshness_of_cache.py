@@ -41,7 +41,9 @@ def own_redis(tmp_path_factory: pytest.TempPathFactory, binaries: Binaries) -> I
 
 @pytest.fixture
 def to_redis(own_redis: Server) -> Iterator[Proxy]:
-    """The way to that Redis."""
+    """The way to that Redis, which holds no versions of another test's database."""
+    with Redis.from_url(own_redis.url) as contents:
+        contents.flushall()
     with Proxy(own_redis.url) as proxy:
         yield proxy
 

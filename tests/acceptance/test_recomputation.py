@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from pg_analytics.postgres.pool import Connection
+from pg_analytics.windows import FIRST_DAY, LAST_DAY
 from tests.events import SOURCE, Event, add_source, insert, write
 from tests.oracle import assert_nothing_stuck, assert_snapshots_equal_events
 from tests.report_oracle import REPORTS, Asked, expected
@@ -77,6 +78,21 @@ async def test_recomputing_part_of_a_week_rebuilds_all_of_it_and_nothing_else(
     assert answer["data"]["rows"] == [{"bucket_date": str(MONDAY), "event_count": 70}]
     built = await connection.fetchrow("SELECT min(day), max(day), count(DISTINCT day) FROM snapshot_buckets")
     assert tuple(built or ()) == (MONDAY, sunday, 7)
+
+
+@pytest.mark.parametrize("day", [FIRST_DAY, LAST_DAY])
+async def test_the_first_and_the_last_day_of_all_are_days_like_any_other(
+    service: Service, connection: Connection, day: date
+) -> None:
+    await insert(connection, day, 10)
+    assert service.recompute("volume-by-period", "week", day, day)["covers"][
+        "from" if day == FIRST_DAY else "to"
+    ] == str(day)
+
+    for window in ("day", "week"):
+        rows = service.report("volume-by-period", window=window, date_from=day, date_to=day)["data"]["rows"]
+        assert [row["event_count"] for row in rows] == [10]
+    await assert_snapshots_equal_events(connection)
 
 
 @pytest.mark.parametrize("zone", ["America/Los_Angeles", "Pacific/Kiritimati"])

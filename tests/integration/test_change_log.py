@@ -200,11 +200,17 @@ async def test_the_first_and_the_last_day_that_can_be_asked_for_can_be_written_a
     connection: Connection,
 ) -> None:
     await add_source(connection)
-    first, last = "0001-01-01 00:00:00+00", "9999-12-26 23:59:59.999999+00"
+    first, last = "0001-01-08 00:00:00+00", "9999-12-26 23:59:59.999999+00"
     for number, moment in enumerate((first, last)):
         await connection.execute(INSERT.replace("$2", f"'{moment}'"), str(number))
-    assert await logged(connection) == [date(1, 1, 1), date(9999, 12, 26)]
+    assert await logged(connection) == [date(1, 1, 8), date(9999, 12, 26)]
 
-    for beyond in ("0001-12-31 23:59:59+00 BC", "9999-12-27 00:00:00+00", "infinity", "-infinity"):
+    for beyond in (
+        "0001-01-07 23:59:59.999999+00",
+        "0001-12-31 23:59:59+00 BC",
+        "9999-12-27 00:00:00+00",
+        "infinity",
+        "-infinity",
+    ):
         with pytest.raises(asyncpg.CheckViolationError):
             await connection.execute(INSERT.replace("$2", f"'{beyond}'"), beyond)

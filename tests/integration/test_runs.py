@@ -7,7 +7,7 @@ that day, before anything of it is counted.
 import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from datetime import date, timedelta
 from typing import Any
@@ -254,23 +254,21 @@ async def test_the_lock_names_the_run_until_it_has_ended(
 # Claiming
 
 
-async def test_no_two_workers_claim_the_same_run_and_the_oldest_goes_first(
+async def test_no_two_workers_claim_the_same_run_nor_wait_for_each_other_and_the_oldest_goes_first(
     trigger: Trigger, postgres: Postgres
 ) -> None:
     runs = [
         await trigger.trigger(scope(DayRange.inclusive(MONDAY, MONDAY + timedelta(days=n))), "client", via="test")
-        for n in range(8)
+        for n in range(3)
     ]
+    claimed = []
+    async with AsyncExitStack() as workers:
+        for _ in range(4):
+            connection = await workers.enter_async_context(postgres.borrowed())
+            await workers.enter_async_context(connection.transaction())  # none is committed before all have claimed
+            claimed.append(await store.claim_run(connection, LONG))
 
-    async def claim() -> UUID | None:
-        async with postgres.borrowed() as connection:
-            claimed = await store.claim_run(connection, LONG)
-            return None if claimed is None else claimed.run.id
-
-    assert await claim() == runs[0].id
-    others = await asyncio.gather(*(claim() for _ in range(10)))
-    assert {run_id for run_id in others if run_id} == {run.id for run in runs[1:]}
-    assert others.count(None) == 3
+    assert [claim and claim.run.id for claim in claimed] == [*(run.id for run in runs), None]
 
 
 async def test_a_run_that_was_handed_back_is_due_again_only_after_its_delay(
@@ -298,10 +296,11 @@ async def test_nothing_is_written_for_a_run_by_an_attempt_that_is_not_the_latest
     assert outdated is not None
     assert latest is not None
     assert latest.rescued
-    before = await run_of(connection, latest.run.id)
-
     run = outdated.run
     empty = DayRange(run.covers.start, run.covers.start)
+    assert await store.record_progress(connection, latest.run, remaining=empty, summary=Summary(), lease=LONG)
+    before = await run_of(connection, run.id)
+
     assert not await store.renew_lease(connection, run, LONG)
     assert not await store.record_progress(connection, run, remaining=empty, summary=Summary(), lease=LONG)
     assert not await store.complete_run(connection, run, Summary())
@@ -378,8 +377,9 @@ async def test_what_a_worker_rebuilt_for_a_run_in_other_hands_is_rolled_back(
 ) -> None:
     await insert(connection, MONDAY, 21)
     run = await trigger.trigger(scope(), "client", via="test")
-    async with working(database_url, redis):
+    async with AsyncExitStack() as at_work:
         async with parked(database_url, MONDAY) as observer:
+            await at_work.enter_async_context(working(database_url, redis))
             await until_parked(observer)
             await observer.execute("UPDATE recompute_runs SET lease_expires_at = clock_timestamp()")
             latest = await store.claim_run(observer, LONG)
@@ -413,8 +413,9 @@ async def test_a_run_that_is_cancelled_while_it_runs_writes_nothing_from_then_on
 ) -> None:
     await insert(connection, THREE_CHUNKS.start, 21, last_day=THREE_CHUNKS.last)
     run = await trigger.trigger(scope(THREE_CHUNKS), "client", via="test")
-    async with working(database_url, redis):
+    async with AsyncExitStack() as at_work:
         async with parked(database_url, MONDAY + timedelta(days=CHUNK_DAYS)) as observer:
+            await at_work.enter_async_context(working(database_url, redis))
             await until_parked(observer)
             await trigger.cancel(run.id, "somebody")
         other = await trigger.trigger(scope(DayRange.inclusive(MONDAY, MONDAY)), "client", via="test")

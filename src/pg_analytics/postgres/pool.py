@@ -25,6 +25,9 @@ else:
 
 _log: Final = structlog.get_logger(__name__)
 
+#: How long a server may take to cancel a statement before its connection is dropped.
+_CANCEL_PATIENCE_S: Final = 0.5
+
 #: What asyncpg raises when PostgreSQL is gone, going, starting, full, read-only or too slow to answer.
 LOST: Final = (
     OSError,  # refused, reset, and TimeoutError
@@ -103,9 +106,10 @@ class Postgres:
             try:
                 yield connection
             except (TimeoutError, asyncio.CancelledError):
-                # A statement was left half-way. Giving the connection back would wait for a server that may be
-                # hung; it is dropped, and the server ends statement and transaction by its own time limits.
-                connection.terminate()
+                # A statement was left half-way, and the driver has asked the server to cancel it. One that lives does
+                # so, and lets go of its locks; one that is hung is left to its own time limits after a moment.
+                with suppress(Exception):
+                    await connection.close(timeout=_CANCEL_PATIENCE_S)
                 raise
 
 

@@ -27,7 +27,7 @@ CREATE TABLE analytics_events (
     amount_cents bigint NOT NULL CHECK (amount_cents >= 0),
     -- The days that a report can be asked for: windows.FIRST_DAY to windows.LAST_DAY.
     occurred_at timestamptz NOT NULL
-    CHECK (occurred_at >= '0001-01-01 00:00:00+00' AND occurred_at < '9999-12-27 00:00:00+00'),
+    CHECK (occurred_at >= '0001-01-08 00:00:00+00' AND occurred_at < '9999-12-27 00:00:00+00'),
     payload jsonb NOT NULL DEFAULT '{}',
     created_at timestamptz NOT NULL DEFAULT now(),
     -- Stored, so that the planner has statistics on it: grouped by an expression it expects a group per event.
