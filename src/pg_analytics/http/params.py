@@ -1,10 +1,10 @@
 """Query parameters, read strictly: whatever is not understood is refused by name, never ignored or clamped.
 
-An endpoint declares its parameters as values of the classes below and reads them from a `Query`. The same
-declarations are what the reference documentation is checked against.
+An endpoint declares its parameters as values of the classes below and reads them from a `Query`.
 """
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date
@@ -26,20 +26,20 @@ _BAD_ESCAPE: Final = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 
 
 @dataclass(frozen=True, slots=True)
-class Parameter(Generic[T]):
+class Parameter(ABC, Generic[T]):
     """A query parameter. Subclasses say how its text is parsed."""
 
     name: str
     default: T
 
     @property
+    @abstractmethod
     def allowed(self) -> str:
         """What a value may be, in words."""
-        raise NotImplementedError
 
+    @abstractmethod
     def parse(self, text: str) -> T:
         """The value that `text` stands for; `ValueError` if it is not allowed."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, slots=True)
