@@ -96,8 +96,8 @@ def start(proxy: Proxy, own_redis: Server, tmp_path: Path) -> Iterator[Starter]:
 
 @pytest.fixture
 def service(start: Starter) -> Service:
-    """A service, that reaches the database by way of the proxy."""
-    return start.service()
+    """A service that reaches the database by way of the proxy, and does not wait for it for long."""
+    return start.service(POSTGRES_TIMEOUT="1s")
 
 
 LOSSES: dict[str, Loss] = {"refuses": Proxy.refuse, "hangs": Proxy.hang}

@@ -95,13 +95,17 @@ class RedisClient:
             return default
         try:
             async with asyncio.timeout(self._timeout_s):
-                return await command
+                answer = await command
         except (RedisError, OSError) as error:  # TimeoutError is an OSError
             if self._probe is None:
                 _log.warning("redis_lost", error=type(error).__name__)
                 # A context of its own: the probe outlives the request that started it.
                 self._probe = asyncio.create_task(self._probe_until_answered(), context=Context())
             return default
+        # The driver sends by way of asyncio.wait_for, which up to Python 3.11 may return in place of a cancellation.
+        if (task := asyncio.current_task()) is not None and task.cancelling():
+            raise asyncio.CancelledError
+        return answer
 
     async def _probe_until_answered(self) -> None:
         while not await self.ping():  # noqa: ASYNC110 - nothing in this process could set an event
