@@ -100,8 +100,11 @@ async def connection(database_url: str) -> AsyncIterator["asyncpg.Connection[asy
 
 @pytest.fixture
 def environment(database_url: str, servers: Servers) -> dict[str, str]:
-    """Settings of a service on the database of this test. Another database's entries in Redis do not disturb."""
-    return {"DATABASE_URL": database_url, "REDIS_URL": servers.redis_url}
+    """Settings of a service on the database of this test, which only follows the events where a test says so.
+
+    Another database's entries in Redis do not disturb.
+    """
+    return {"DATABASE_URL": database_url, "REDIS_URL": servers.redis_url, "REFRESH_INTERVAL": "0"}
 
 
 @pytest.fixture

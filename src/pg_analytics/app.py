@@ -6,7 +6,7 @@ import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import asyncpg
 import structlog
@@ -27,13 +27,14 @@ from pg_analytics.postgres.migrate import migrate
 from pg_analytics.postgres.pool import LOST, Postgres, connection_options, describe
 from pg_analytics.recompute import routes as recompute_routes
 from pg_analytics.recompute.trigger import Trigger
-from pg_analytics.recompute.worker import Workers, WorkerSettings
+from pg_analytics.recompute.worker import CONNECTIONS, Workers, WorkerSettings
 from pg_analytics.redis.client import RedisClient
 from pg_analytics.reports import routes as report_routes
 from pg_analytics.reports.cache import ReportCache
 from pg_analytics.reports.catalog import Catalog, install_builtin_reports
 from pg_analytics.reports.run import ReportRunner
 from pg_analytics.settings import Settings
+from pg_analytics.snapshots.refresh import Refresher
 
 _log: Final = structlog.get_logger(__name__)
 
@@ -44,6 +45,20 @@ _START_PATIENCE_S: Final = 30
 _CONNECT_TIMEOUT: Final = timedelta(seconds=5)
 _PREPARE_TIMEOUT: Final = timedelta(minutes=10)
 _CHUNK_TIMEOUT: Final = timedelta(minutes=10)
+#: A rebuild that cannot have a lock for this long says so, and tries again.
+_LOCK_TIMEOUT: Final = timedelta(seconds=2)
+#: The groups of a full day fit into this; twice as many do in the hash tables of PostgreSQL 15 and newer.
+_REBUILD_WORK_MEM: Final = "16MB"
+
+
+class _Duty(Protocol):
+    """What a worker process does in the background."""
+
+    async def start(self) -> None:
+        """Begin."""
+
+    async def stop(self) -> None:
+        """End, leaving nothing half-done."""
 
 
 class StartError(Exception):
@@ -88,26 +103,46 @@ async def connect_patiently(url: str) -> "asyncpg.Connection[asyncpg.Record]":
 
 @asynccontextmanager
 async def workers(settings: Settings) -> AsyncIterator[Workers]:
-    """`RECOMPUTE_WORKERS` workers at work."""
+    """`RECOMPUTE_WORKERS` workers at work, and, where there are any, what keeps the snapshots up to date by itself."""
     url = settings_module.require_database(settings)
     count = settings.recompute_workers
     postgres = Postgres(
         url,
-        size=max(1, 2 * count),
+        size=max(1, CONNECTIONS * count),
         timeout=settings.postgres_timeout,
         name="worker",
         statement_timeout=_CHUNK_TIMEOUT,
+        lock_timeout=_LOCK_TIMEOUT,
+        work_mem=_REBUILD_WORK_MEM,
+    )
+    refresher_postgres = Postgres(
+        url,
+        size=1,
+        timeout=settings.postgres_timeout,
+        name="refresher",
+        statement_timeout=_CHUNK_TIMEOUT,
+        lock_timeout=_LOCK_TIMEOUT,
+        work_mem=_REBUILD_WORK_MEM,
     )
     redis = RedisClient(settings_module.require_redis(settings), timeout=settings.redis_timeout)
     times = WorkerSettings(lease=settings.recompute_lease, lock_ttl=settings.recompute_lock_ttl)
     running = Workers(url, postgres, redis, count=count, settings=times)
+    refresher = Refresher(
+        refresher_postgres, interval=settings.refresh_interval, on_versions=ReportCache(redis).mirror_versions
+    )
+    duties: list[_Duty] = [running]
+    if count and settings.refresh_interval:
+        duties.append(refresher)
     await postgres.open()
-    await running.start()
+    await refresher_postgres.open()
+    for duty in duties:
+        await duty.start()
     try:
         yield running
     finally:
-        await running.stop()
+        await asyncio.gather(*(duty.stop() for duty in duties))
         await postgres.close()
+        await refresher_postgres.close()
         await redis.close()
 
 

@@ -37,6 +37,15 @@ def parse_duration(text: str) -> timedelta:
     return timedelta(milliseconds=int(match[1]) * _DURATION_UNIT_MS[match[2]])
 
 
+def _parse_interval(text: str) -> timedelta:
+    if text == "0":
+        return timedelta(0)
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise ValueError(f"{error}, or 0 to turn it off") from None
+
+
 def _parse_integer(text: str, *, minimum: int, maximum: int) -> int:
     if not _WHOLE_NUMBER.fullmatch(text) or not minimum <= int(text) <= maximum:
         raise ValueError(f"a whole number from {minimum} to {maximum}")
@@ -157,6 +166,13 @@ class Settings:
         partial(_parse_integer, minimum=1, maximum=100_000),
         "The most runs that may be pending.",
         default="64",
+    )
+    refresh_interval: timedelta = _setting(
+        "REFRESH_INTERVAL",
+        _parse_interval,
+        "How often a worker brings snapshots up to date with changed events by itself: the newest day at most once per "
+        "interval, older days gathered for eight. `0` turns it off.",
+        default="500ms",
     )
     http_read_timeout: timedelta = _setting(
         "HTTP_READ_TIMEOUT",

@@ -64,7 +64,7 @@ class DayRange:
         """How many days there are."""
         return (self.end - self.start).days
 
-    def days(self) -> Iterator[date]:
+    def __iter__(self) -> Iterator[date]:
         """Every day, ascending."""
         return (self.start + timedelta(days=n) for n in range(self.day_count))
 

@@ -23,7 +23,7 @@ WITHOUT_EVENTS: Final = date(2024, 2, 20)
 
 def _events() -> list[Event]:
     random = Random(20240229)
-    days = [day for day in DayRange.inclusive(FIRST, LAST).days() if day != WITHOUT_EVENTS]
+    days = [day for day in DayRange.inclusive(FIRST, LAST) if day != WITHOUT_EVENTS]
     return [
         Event(
             external_ref=f"event-{number}",

@@ -144,7 +144,7 @@ async def load_and_break_off(
     It waits there, because that day is locked here.
     """
     async with connection.transaction():
-        await lock_days(connection, DayRange.inclusive(at, at))
+        await lock_days(connection, [at])
         process = await asyncio.create_subprocess_exec(sys.executable, "-c", LOADER, url, stdout=subprocess.PIPE)
         while not await connection.fetchval(WAITS_FOR_A_LOCK):
             assert process.returncode is None

@@ -102,7 +102,7 @@ async def test_a_writer_between_taking_the_log_and_grouping_is_counted_and_stays
     rebuilding, holder, writer = await connect(), await connect(), await connect()
     await insert(writer, DAY, 3)
     async with holder.transaction():
-        await store.lock_days(holder, ONE_DAY)
+        await store.lock_days(holder, list(ONE_DAY))
         waiting = await blocked(rebuilding, writer)
         await insert(writer, DAY, 5, prefix="late")
     await waiting
@@ -142,8 +142,8 @@ async def test_an_event_that_moves_between_two_days_during_their_rebuild_is_lost
     two_days = DayRange(DAY, DAY + timedelta(days=2))
     await insert(writer, DAY, 3)
     async with rebuilding.transaction():
-        await store.take_changes(rebuilding, two_days)
-        await store.lock_days(rebuilding, two_days)
+        await store.take_changes(rebuilding, list(two_days))
+        await store.lock_days(rebuilding, list(two_days))
         await store.group_events(rebuilding, "source_status", two_days)
         await writer.execute("UPDATE analytics_events SET occurred_at = occurred_at + INTERVAL '1 day'")
         await store.group_events(rebuilding, "entity", two_days)
@@ -159,10 +159,10 @@ async def test_a_rebuild_that_waited_counts_what_the_other_one_took_from_the_log
     first, second, writer = await connect(), await connect(), await connect()
     await insert(writer, DAY, 3)
     async with first.transaction():
-        await store.lock_days(first, ONE_DAY)
+        await store.lock_days(first, list(ONE_DAY))
         waiting = await blocked(second, writer)
         await insert(writer, DAY, 5, prefix="late")
-        await store.take_changes(first, ONE_DAY)
+        await store.take_changes(first, list(ONE_DAY))
         await group_and_merge(first)
     await waiting
 
@@ -186,7 +186,7 @@ async def test_a_day_is_locked_until_its_rebuild_is_committed(connect: Connect) 
 async def test_rebuilds_of_different_days_do_not_wait_for_one_another(connect: Connect) -> None:
     first, second = await connect(), await connect()
     async with first.transaction():
-        await store.lock_days(first, ONE_DAY)
+        await store.lock_days(first, list(ONE_DAY))
         await rebuild(second, DayRange(FIRST_MONTH.start, DAY))
         await rebuild(second, DayRange(DAY + timedelta(days=1), FIRST_MONTH.end))
 
@@ -196,10 +196,10 @@ async def test_log_rows_that_another_rebuild_has_taken_are_skipped_and_not_waite
     await insert(writer, DAY, 3)
     holding = first.transaction()
     await holding.start()
-    await store.take_changes(first, ONE_DAY)
+    await store.take_changes(first, list(ONE_DAY))
 
     async with second.transaction():
-        await store.take_changes(second, ONE_DAY)  # would hang here
+        await store.take_changes(second, list(ONE_DAY))  # would hang here
         assert await second.fetchval("SELECT count(*) FROM event_changes") == 1
     await holding.rollback()
 
@@ -226,7 +226,7 @@ async def test_rebuilds_of_overlapping_ranges_never_deadlock_and_lose_no_writer(
     rebuilders = [await connect() for _ in range(4)]
     writers = [await connect() for _ in range(3)]
     random = Random(7)
-    days = list(FIRST_MONTH.days())
+    days = list(FIRST_MONTH)
     await insert(writers[0], FIRST_MONTH.start, 20, last_day=FIRST_MONTH.last)
 
     async def keep_writing(number: int, connection: Connection) -> None:
@@ -261,11 +261,11 @@ async def test_the_lock_after_the_snapshot_would_be_found_out(connect: Connect) 
     slow, quick, writer = await connect(), await connect(), await connect()
     await insert(writer, DAY, 3)
     async with slow.transaction():
-        await store.take_changes(slow, ONE_DAY)
+        await store.take_changes(slow, list(ONE_DAY))
         await group(slow)
         await insert(writer, DAY, 5, prefix="late")
         await rebuild(quick)
-        await store.lock_days(slow, ONE_DAY)
+        await store.lock_days(slow, list(ONE_DAY))
         await merge(slow)
 
     with pytest.raises(AssertionError, match="rollup_source_status"):
@@ -276,11 +276,11 @@ async def test_no_lock_at_all_would_be_found_out(connect: Connect) -> None:
     slow, quick, writer = await connect(), await connect(), await connect()
     await insert(writer, DAY, 3)
     async with slow.transaction():
-        await store.take_changes(slow, ONE_DAY)
+        await store.take_changes(slow, list(ONE_DAY))
         await group(slow)
         await insert(writer, DAY, 5, prefix="late")
         async with quick.transaction():
-            await store.take_changes(quick, ONE_DAY)
+            await store.take_changes(quick, list(ONE_DAY))
             await group_and_merge(quick)
         await merge(slow)
 
@@ -292,11 +292,11 @@ async def test_emptying_the_log_after_the_rebuild_would_be_found_out(connect: Co
     rebuilding, writer = await connect(), await connect()
     await insert(writer, DAY, 3)
     async with rebuilding.transaction():
-        await store.lock_days(rebuilding, ONE_DAY)
+        await store.lock_days(rebuilding, list(ONE_DAY))
         await group(rebuilding)
         await insert(writer, DAY, 5, prefix="late")
         await merge(rebuilding)
-        await store.take_changes(rebuilding, ONE_DAY)
+        await store.take_changes(rebuilding, list(ONE_DAY))
 
     with pytest.raises(AssertionError, match="rollup_source_status"):
         await assert_nothing_lost(writer)
@@ -307,10 +307,10 @@ async def test_a_rebuild_at_a_stricter_isolation_fails_loudly_and_loses_nothing(
     await insert(writer, DAY, 3)
     rebuilding = strict.transaction(isolation="repeatable_read")
     await rebuilding.start()
-    await store.take_changes(strict, ONE_DAY)
+    await store.take_changes(strict, list(ONE_DAY))
     await insert(writer, DAY, 5, prefix="late")
     await rebuild(quick)
-    await store.lock_days(strict, ONE_DAY)
+    await store.lock_days(strict, list(ONE_DAY))
     with pytest.raises(asyncpg.SerializationError):
         await group_and_merge(strict)
     await rebuilding.rollback()

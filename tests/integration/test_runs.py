@@ -109,7 +109,7 @@ async def parked(database_url: str, day: date) -> AsyncIterator[Connection]:
     holder, observer = await asyncpg.connect(database_url), await asyncpg.connect(database_url)
     try:
         async with holder.transaction():
-            await snapshots.lock_days(holder, DayRange.inclusive(day, day))
+            await snapshots.lock_days(holder, [day])
             yield observer
     finally:
         await holder.close()

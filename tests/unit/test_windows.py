@@ -55,7 +55,7 @@ def test_an_inclusive_range_holds_both_its_ends_and_ends_a_day_later(asked: DayR
 @given(ranges())
 @example(DayRange.inclusive(LAST_DAY, LAST_DAY))
 def test_the_days_of_a_range_ascend_without_a_gap(asked: DayRange) -> None:
-    listed = list(asked.days())
+    listed = list(asked)
 
     assert len(listed) == asked.day_count
     assert (listed[0], listed[-1]) == (asked.start, asked.last)
@@ -67,7 +67,7 @@ def test_an_empty_range_has_no_days(day: date) -> None:
     empty = DayRange(day, day)
 
     assert empty.day_count == 0
-    assert list(empty.days()) == []
+    assert list(empty) == []
 
 
 @given(days, days)
@@ -84,7 +84,7 @@ def test_a_range_does_not_end_before_it_starts(one: date, other: date) -> None:
 def test_whole_buckets_are_exactly_those_that_the_range_touches(asked: DayRange, window: Window) -> None:
     whole = asked.whole_buckets(window)
 
-    assert {window.bucket_start(day) for day in whole.days()} == {window.bucket_start(day) for day in asked.days()}
+    assert {window.bucket_start(day) for day in whole} == {window.bucket_start(day) for day in asked}
     assert whole.start == window.bucket_start(whole.start)
     assert whole.day_count == whole.bucket_count(window) * window.days
 
@@ -123,14 +123,14 @@ def test_taking_the_newest_days_again_and_again_covers_every_day_once(
     asked: DayRange, window: Window, chunk_buckets: int
 ) -> None:
     remaining = asked.whole_buckets(window)
-    expected, taken = list(remaining.days()), []
+    expected, taken = list(remaining), []
     while remaining.day_count:
         chunk = remaining.newest(chunk_buckets * window.days)
         assert chunk.start == window.bucket_start(chunk.start), "a chunk splits no bucket"
         taken.append(chunk)
         remaining = DayRange(remaining.start, chunk.start)
 
-    assert [day for chunk in reversed(taken) for day in chunk.days()] == expected
+    assert [day for chunk in reversed(taken) for day in chunk] == expected
 
 
 @given(days)

@@ -11,6 +11,8 @@ from pg_analytics.postgres.statements import statement
 
 #: Actor of the entries that a worker writes.
 WORKER: Final = "recompute-worker"
+#: Actor of the entries that a refresher writes.
+REFRESHER: Final = "refresher"
 
 _APPEND_ENTRY: Final = statement(__package__, "append_entry")
 _LIST_ENTRIES: Final = statement(__package__, "list_entries")

@@ -96,7 +96,7 @@ async def load(connection: Connection, *, progress: Callable[[int, int], None]) 
             inserted += await store.insert_events(connection, events)
             await rebuild_days(connection, month, run_id=None)
         done += len(events)
-        days.update(month.days())
+        days.update(month)
         progress(done, FLIGHT_COUNT)
     return FlightsLoaded(inserted=inserted, already_there=done - inserted, days=len(days))
 

@@ -55,7 +55,7 @@ def demo_days(today: date) -> DayRange:
 def demo_events(today: date, source_ids: list[int]) -> Iterator[Event]:
     """The demo events of `today`. `source_ids` are those of stripe, adyen and paypal."""
     random = Random(today.toordinal())  # noqa: S311 - data that looks real, not a secret
-    days = list(demo_days(today).days())
+    days = list(demo_days(today))
     day_weights = [_WEEKEND_FACTOR if day.weekday() >= 5 else 1.0 for day in days]  # noqa: PLR2004 - Saturday
     entities = [f"entity-{number:03}" for number in range(1, ENTITY_COUNT + 1)]
     entity_weights = [1 / (rank + 10) for rank in range(ENTITY_COUNT)]

@@ -54,14 +54,19 @@ class Postgres:
         timeout: timedelta,
         name: str,
         statement_timeout: timedelta | None = None,
+        lock_timeout: timedelta | None = None,
+        work_mem: str | None = None,
     ) -> None:
         """`timeout` bounds the wait for a connection and, unless `statement_timeout` says otherwise, each
-        statement. `name` shows in `pg_stat_activity`.
+        statement; `lock_timeout` each wait for a lock inside it. `name` shows in `pg_stat_activity`. `work_mem`, such
+        as `16MB`, is for sessions whose statements build tables in memory.
         """
         self._url = url
         self._size = size
         self._timeout_s = timeout.total_seconds()
-        self._options = connection_options(name, timeout, statement_timeout)
+        self._options = connection_options(name, timeout, statement_timeout, lock_timeout)
+        if work_mem is not None:
+            self._options["server_settings"]["work_mem"] = work_mem
         self._pool: asyncpg.Pool[asyncpg.Record] | None = None
 
     async def open(self) -> None:
@@ -144,13 +149,16 @@ def describe(error: BaseException) -> str:
     return f"{type(error).__name__}: {text[0]}" if text and not isinstance(error, OSError) else type(error).__name__
 
 
-def connection_options(name: str, timeout: timedelta, statement_timeout: timedelta | None = None) -> dict[str, Any]:
+def connection_options(
+    name: str, timeout: timedelta, statement_timeout: timedelta | None = None, lock_timeout: timedelta | None = None
+) -> dict[str, Any]:
     """Keyword arguments of `asyncpg.connect` that every connection of ours shares.
 
     The client's own time limit is a little longer than the server's: a server that is alive ends the statement
     itself, and the client gives up only on one that is hung.
     """
     statement_s = (statement_timeout or timeout).total_seconds()
+    lock_s = lock_timeout.total_seconds() if lock_timeout else statement_s
     return {
         "timeout": timeout.total_seconds(),
         "command_timeout": statement_s + 1,
@@ -160,7 +168,7 @@ def connection_options(name: str, timeout: timedelta, statement_timeout: timedel
             # What each statement's own snapshot is good for is told in `snapshots`.
             "default_transaction_isolation": "read committed",
             "statement_timeout": f"{statement_s * 1000:.0f}",
-            "lock_timeout": f"{statement_s * 1000:.0f}",
+            "lock_timeout": f"{lock_s * 1000:.0f}",
             "idle_in_transaction_session_timeout": "10000",
             # Compiling a short statement takes longer than running it.
             "jit": "off",

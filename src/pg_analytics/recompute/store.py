@@ -1,7 +1,9 @@
 """The statements of the runs, one function each."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
+from enum import StrEnum
 from typing import Any, Final
 from uuid import UUID
 
@@ -25,6 +27,9 @@ _COUNT_RUNS: Final = statement(__package__, "count_runs")
 _CLAIM_RUN: Final = statement(__package__, "claim_run")
 _RENEW_LEASE: Final = statement(__package__, "renew_lease")
 _RECORD_PROGRESS: Final = statement(__package__, "record_progress")
+_RECORD_WAITING: Final = statement(__package__, "record_waiting")
+_NAME_BLOCKERS: Final = statement(__package__, "name_blockers")
+_PERSON_WAITS: Final = statement(__package__, "person_waits")
 _COMPLETE_RUN: Final = statement(__package__, "complete_run")
 _FAIL_RUN: Final = statement(__package__, "fail_run")
 _HAND_BACK_RUN: Final = statement(__package__, "hand_back_run")
@@ -32,7 +37,9 @@ _CANCEL_RUN: Final = statement(__package__, "cancel_run")
 
 
 class Summary(msgspec.Struct, frozen=True):
-    """What a run has done so far, over all rollups. Rows: written, removed or replaced, and found equal."""
+    """What a run has done so far, over all rollups. Rows: written, removed or replaced, and found equal. A
+    verification counts the days whose snapshots drifted, and those that it could not judge as they wait for a rebuild.
+    """
 
     rows_deleted: int = 0
     rows_inserted: int = 0
@@ -40,6 +47,27 @@ class Summary(msgspec.Struct, frozen=True):
     rows_unchanged: int = 0
     events_read: int = 0
     duration_ms: int = 0
+    drifted_days: int = 0
+    stale_days: int = 0
+
+
+class Mode(StrEnum):
+    """What a run does with its days."""
+
+    REBUILD = "rebuild"
+    VERIFY = "verify"
+
+
+class Drift(msgspec.Struct, frozen=True):
+    """A day of a rollup that does not equal its events although no change of them is waiting: a defect, or somebody
+    wrote into the rollup. Rows that are missing, that no event accounts for, and whose count is wrong.
+    """
+
+    rollup: str
+    day: date
+    rows_missing: int
+    rows_surplus: int
+    rows_different: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +78,7 @@ class Scope:
     window: Window
     date_from: date
     date_to: date
+    mode: Mode = Mode.REBUILD
 
     @property
     def days(self) -> DayRange:
@@ -60,7 +89,8 @@ class Scope:
 @dataclass(frozen=True, slots=True)
 class Run:
     """A row of `recompute_runs`. `remaining` (the oldest days of `covers`) is still to be rebuilt;
-    `failures` counts the attempts since the last progress that failed or went silent.
+    `failures` counts the attempts since the last progress that failed or went silent, `waiting_for` says what keeps it
+    from going on.
     """
 
     id: UUID
@@ -76,6 +106,9 @@ class Run:
     remaining: DayRange
     attempt: int
     failures: int
+    scheduled: bool
+    waiting_for: str | None
+    drift: list[Drift]
 
     @classmethod
     def of(cls, row: asyncpg.Record) -> "Run":
@@ -83,7 +116,9 @@ class Run:
         summary = msgspec.json.decode(row["summary"])
         return cls(
             id=row["id"],
-            scope=Scope(row["report_slug"], Window(row["window_name"]), row["date_from"], row["date_to"]),
+            scope=Scope(
+                row["report_slug"], Window(row["window_name"]), row["date_from"], row["date_to"], Mode(row["mode"])
+            ),
             requested_by=row["requested_by"],
             status=row["status"],
             requested_at=row["requested_at"],
@@ -95,6 +130,9 @@ class Run:
             remaining=DayRange(row["covers_from"], row["remaining_until"]),
             attempt=row["attempt"],
             failures=row["failures"],
+            scheduled=row["scheduled"],
+            waiting_for=row["waiting_for"],
+            drift=msgspec.json.decode(row["drift"], type=list[Drift]),
         )
 
 
@@ -106,7 +144,9 @@ class Claim:
     rescued: bool
 
 
-async def insert_run(connection: Connection, run_id: UUID, scope: Scope, requested_by: str) -> Run:
+async def insert_run(
+    connection: Connection, run_id: UUID, scope: Scope, requested_by: str, *, scheduled: bool = False
+) -> Run:
     """Put a run into the backlog; `asyncpg.UniqueViolationError` if its scope has an active run."""
     days = scope.days
     arguments: tuple[Any, ...] = (
@@ -118,6 +158,8 @@ async def insert_run(connection: Connection, run_id: UUID, scope: Scope, request
         days.start,
         days.end,
         run_id,
+        scope.mode.value,
+        scheduled,
     )
     return Run.of((await connection.fetch(_INSERT_RUN, *arguments))[0])
 
@@ -135,7 +177,7 @@ async def count_pending(connection: Connection) -> int:
 async def find_active_run(connection: Connection, scope: Scope) -> UUID | None:
     """The active run of exactly `scope`."""
     found: UUID | None = await connection.fetchval(
-        _FIND_ACTIVE_RUN, scope.report_slug, scope.window.value, scope.date_from, scope.date_to
+        _FIND_ACTIVE_RUN, scope.report_slug, scope.window.value, scope.date_from, scope.date_to, scope.mode.value
     )
     return found
 
@@ -170,13 +212,35 @@ async def renew_lease(connection: Connection, run: Run, lease: timedelta) -> boo
 
 
 async def record_progress(
-    connection: Connection, run: Run, *, remaining: DayRange, summary: Summary, lease: timedelta
+    connection: Connection,
+    run: Run,
+    *,
+    remaining: DayRange,
+    summary: Summary,
+    lease: timedelta,
+    drift: Sequence[Drift] = (),
 ) -> bool:
-    """Record that only `remaining` is left; False if the caller does not hold `run` any more and must roll back."""
-    held = await connection.fetchval(
-        _RECORD_PROGRESS, run.id, run.attempt, remaining.end, msgspec.json.encode(summary).decode(), lease
-    )
+    """Record that only `remaining` is left, and the whole `drift` so far; False if the caller does not hold `run` any
+    more and must roll back.
+    """
+    encoded = msgspec.json.encode(summary).decode(), msgspec.json.encode(drift).decode()
+    held = await connection.fetchval(_RECORD_PROGRESS, run.id, run.attempt, remaining.end, *encoded, lease)
     return held is not None
+
+
+async def record_waiting(connection: Connection, run: Run, reason: str) -> bool:
+    """Record what `run` waits for; False if the caller does not hold it any more."""
+    return await connection.fetchval(_RECORD_WAITING, run.id, run.attempt, reason) is not None
+
+
+async def name_blockers(connection: Connection) -> list[str]:
+    """Locks that keep a rebuild from its tables, each in a line for a person."""
+    return [row["blocker"] for row in await connection.fetch(_NAME_BLOCKERS)]
+
+
+async def person_waits(connection: Connection) -> bool:
+    """Whether a run that somebody asked for is due."""
+    return bool(await connection.fetchval(_PERSON_WAITS))
 
 
 async def complete_run(connection: Connection, run: Run, summary: Summary) -> bool:

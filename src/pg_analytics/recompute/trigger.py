@@ -16,7 +16,7 @@ from pg_analytics.audit.store import append_entry
 from pg_analytics.errors import ErrorCode, ServiceError, invalid, not_found, unavailable
 from pg_analytics.postgres.pool import Connection, Postgres, transaction
 from pg_analytics.recompute import store
-from pg_analytics.recompute.store import Run, Scope
+from pg_analytics.recompute.store import Mode, Run, Scope
 from pg_analytics.redis.client import RedisClient
 from pg_analytics.reports.parameters import check_range
 from pg_analytics.reports.store import CatalogEntry, read_catalog
@@ -27,7 +27,8 @@ BACKLOG_CHANNEL: Final = "pg_analytics_backlog"
 
 def lock_key(scope: Scope) -> str:
     """Where the lock of `scope` lies in Redis; it holds the id of the run that took it."""
-    return f"recompute:lock:{scope.report_slug}:{scope.window}:{scope.date_from:%Y%m%d}:{scope.date_to:%Y%m%d}"
+    key = f"recompute:lock:{scope.report_slug}:{scope.window}:{scope.date_from:%Y%m%d}:{scope.date_to:%Y%m%d}"
+    return key if scope.mode is Mode.REBUILD else f"{key}:{scope.mode}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,4 +141,5 @@ def metadata(scope: Scope) -> dict[str, Any]:
         "window": scope.window.value,
         "date_from": scope.date_from,
         "date_to": scope.date_to,
+        "mode": scope.mode.value,
     }

@@ -12,32 +12,31 @@ from pg_analytics.audit.store import WORKER, append_entry
 from pg_analytics.postgres.listener import Listener
 from pg_analytics.postgres.pool import LOST, Connection, Postgres, describe, transaction
 from pg_analytics.recompute import store
-from pg_analytics.recompute.store import Claim, Run, Summary
+from pg_analytics.recompute.perform import LANES, Fenced, GaveWay, Performance
+from pg_analytics.recompute.store import Claim, Mode, Run, Summary
 from pg_analytics.recompute.trigger import BACKLOG_CHANNEL, lock_key, metadata
 from pg_analytics.redis.client import RedisClient
 from pg_analytics.reports.cache import ReportCache
 from pg_analytics.reports.catalog import LEASE_S
-from pg_analytics.snapshots.rebuild import Rebuilt, rebuild_days
-from pg_analytics.windows import DayRange
+from pg_analytics.snapshots.rebuild import FrozenDays
 
 _log: Final = structlog.get_logger(__name__)
 
-#: Days that one transaction rebuilds. A multiple of every window's days, so that no commit splits a bucket of the run.
-CHUNK_DAYS: Final = 7
 #: A run that fails this often without any progress in between has failed.
 MAX_FAILURES: Final = 5
+
+#: Connections that a worker needs: its lanes, and one for the heartbeat and for what a lane waits for.
+CONNECTIONS: Final = LANES + 1
 
 #: How long after the last commit every process has noticed its versions: the catalogue's lease, and a little for
 #: clocks that do not run alike.
 _SETTLE_S: Final = LEASE_S * 1.05
 _POLL_S: Final = 1.0
+#: How often a worker looks whether it still holds its run: a cancellation is noticed within this.
+_BEAT_S: Final = 1.0
 #: A server that has not claimed or taken back a run by then does not answer: its time limit is that of a chunk.
 _PATIENCE_S: Final = 5.0
 _LISTENER_BEAT_S: Final = 2.0
-
-
-class Fenced(Exception):  # noqa: N818 - not an error of anybody: the run is in other hands
-    """The run was cancelled or is held by another worker: nothing may be written for it any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +53,7 @@ class Workers:
     def __init__(
         self, url: str, postgres: Postgres, redis: RedisClient, *, count: int, settings: WorkerSettings
     ) -> None:
-        """`postgres` must have room for two connections per worker: one works while the other beats."""
+        """`postgres` must have room for `CONNECTIONS` per worker."""
         self._stopping = asyncio.Event()
         self._woken = asyncio.Event()
         self._workers = [_Worker(postgres, redis, settings, self._stopping, self._woken) for _ in range(count)]
@@ -154,7 +153,7 @@ class _Worker:
     async def _perform(self, run: Run) -> None:
         """Rebuild the run, unless it is lost or the worker is stopped first."""
         _log.info("run_started", attempt=run.attempt, days=run.remaining.day_count)
-        rebuild = asyncio.create_task(self._rebuild(run))
+        rebuild = asyncio.create_task(self._work_through(run))
         lost = asyncio.create_task(self._hold_lease(run))
         stop = asyncio.create_task(self._stopping.wait())
         try:
@@ -172,29 +171,17 @@ class _Worker:
         error = rebuild.exception()
         if isinstance(error, Fenced):
             _log.warning("run_fenced")
+        elif isinstance(error, GaveWay):
+            await self._hand_back(run, delay=timedelta(0), reason=None)
+        elif isinstance(error, FrozenDays):
+            async with self._postgres.borrowed() as connection, transaction(connection):
+                await self._fail(connection, run, str(error))
         elif error is not None:
             _log.error("run_attempt_failed", error=describe(error), exc_info=error)
             await self._hand_back(run, delay=timedelta(seconds=2**run.failures), reason=describe(error))
 
-    async def _rebuild(self, run: Run) -> None:
-        remaining = run.remaining
-        buckets = run.covers.bucket_count(run.scope.window)
-        summary = run.summary or Summary(bucket_count=buckets)
-        while remaining.day_count:
-            chunk = remaining.newest(CHUNK_DAYS)
-            remaining = DayRange(remaining.start, chunk.start)
-            started = time.perf_counter()
-            async with (
-                self._postgres.borrowed() as connection,
-                transaction(connection),
-            ):
-                rebuilt = await rebuild_days(connection, chunk, run_id=run.id)
-                summary = _added(summary, rebuilt, time.perf_counter() - started)
-                if not await store.record_progress(
-                    connection, run, remaining=remaining, summary=summary, lease=self._settings.lease
-                ):
-                    raise Fenced
-            await self._cache.mirror_versions(rebuilt.versions)
+    async def _work_through(self, run: Run) -> None:
+        summary = await Performance(self._postgres, self._cache, run, lease=self._settings.lease).perform()
         # Also where nothing moved: another run, or an earlier attempt, may have changed these days a moment ago.
         await asyncio.sleep(_SETTLE_S)
         await self._complete(run, summary)
@@ -203,11 +190,11 @@ class _Worker:
         async with self._postgres.borrowed() as connection, transaction(connection):
             if not await store.complete_run(connection, run, summary):
                 raise Fenced
-            numbers = {
-                "rows_deleted": summary.rows_deleted,
-                "rows_inserted": summary.rows_inserted,
-                "bucket_count": summary.bucket_count,
-            }
+            if run.scope.mode is Mode.VERIFY:
+                numbers = {"drifted_days": summary.drifted_days, "stale_days": summary.stale_days}
+            else:
+                numbers = {"rows_deleted": summary.rows_deleted, "rows_inserted": summary.rows_inserted}
+            numbers["bucket_count"] = summary.bucket_count
             await _audit(connection, run, "recompute.completed", metadata(run.scope) | numbers)
         await self._redis.release(lock_key(run.scope), str(run.id))
         _log.info("run_completed", rows_inserted=summary.rows_inserted, rows_deleted=summary.rows_deleted)
@@ -229,7 +216,7 @@ class _Worker:
         lease_s = self._settings.lease.total_seconds()
         expires = time.monotonic() + lease_s
         while time.monotonic() < expires:
-            await asyncio.sleep(lease_s / 4)
+            await asyncio.sleep(min(lease_s / 4, _BEAT_S))
             sent = time.monotonic()
             try:
                 async with asyncio.timeout(lease_s / 4), self._postgres.borrowed() as connection:
@@ -243,14 +230,3 @@ class _Worker:
 
 async def _audit(connection: Connection, run: Run, action: str, described: dict[str, object]) -> None:
     await append_entry(connection, actor=WORKER, action=action, resource_id=str(run.id), metadata=described)
-
-
-def _added(summary: Summary, rebuilt: Rebuilt, seconds: float) -> Summary:
-    return Summary(
-        rows_deleted=summary.rows_deleted + rebuilt.rows_deleted,
-        rows_inserted=summary.rows_inserted + rebuilt.rows_inserted,
-        bucket_count=summary.bucket_count,
-        rows_unchanged=summary.rows_unchanged + rebuilt.rows_unchanged,
-        events_read=summary.events_read + rebuilt.events_read,
-        duration_ms=summary.duration_ms + round(seconds * 1000),
-    )

@@ -5,7 +5,7 @@ A day is rebuilt whole: all rollups, in the transaction that also takes its rows
 
     1  take_changes    DELETE the days' rows of event_changes, skipping rows that another transaction holds
     2  lock_days       an advisory lock per day, ascending, held to the commit
-    3  group_* + merge_*   aggregate the events once per rollup; write only what differs
+    3  merge_*         aggregate the events, once per rollup; write only what differs
     4  record_days     when and by whom each day was rebuilt
     5  move_versions   the version of every report whose rows changed, in slug order, and a NOTIFY of them
        COMMIT          numbers, lineage, versions, the caller's own records and the NOTIFY appear together

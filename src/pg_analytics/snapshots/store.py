@@ -1,6 +1,8 @@
 """The statements of the rebuild protocol, one function each."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import date, datetime
 from typing import Final
 from uuid import UUID
 
@@ -8,9 +10,8 @@ import msgspec
 
 from pg_analytics.postgres.pool import Connection
 from pg_analytics.postgres.statements import statement
-from pg_analytics.windows import DayRange
 
-#: The rollups; each has a `group_*.sql`, a `merge_*.sql` and a table of its name.
+#: The rollups; each has a `merge_*.sql` and a table of its name.
 ROLLUPS: Final = ("source_status", "entity")
 
 #: First key of the advisory locks on days; the second is the day.
@@ -18,8 +19,12 @@ _DAY_LOCK_CLASS: Final = 0x7067_6461
 
 _TAKE_CHANGES: Final = statement(__package__, "take_changes")
 _LOCK_DAYS: Final = statement(__package__, "lock_days")
-_GROUP: Final = {rollup: statement(__package__, f"group_{rollup}") for rollup in ROLLUPS}
+_TRY_LOCK_DAYS: Final = statement(__package__, "try_lock_days")
+_READ_BACKLOG: Final = statement(__package__, "read_backlog")
+_READ_HORIZONS: Final = statement(__package__, "read_horizons")
+_MARK_FROZEN_DAYS: Final = statement(__package__, "mark_frozen_days")
 _MERGE: Final = {rollup: statement(__package__, f"merge_{rollup}") for rollup in ROLLUPS}
+_VERIFY: Final = {rollup: statement(__package__, f"verify_{rollup}") for rollup in ROLLUPS}
 _RECORD_DAYS: Final = statement(__package__, "record_days")
 _MOVE_VERSIONS: Final = statement(__package__, "move_versions")
 
@@ -33,30 +38,92 @@ class Merged:
     rows_unchanged: int
 
 
-async def take_changes(connection: Connection, days: DayRange) -> None:
+@dataclass(frozen=True, slots=True)
+class StaleDay:
+    """A day whose events have changed since its snapshots were built; `age_s`: for how many seconds already."""
+
+    day: date
+    since: datetime
+    age_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Horizons:
+    """From which day on the events, and each rollup, are kept. Days before `events` are frozen."""
+
+    events: date
+    rollups: dict[str, date]
+
+
+@dataclass(frozen=True, slots=True)
+class ComparedDay:
+    """A day of a rollup beside its events: rows that are missing, that no event accounts for, and whose count is wrong.
+    A stale day may differ: its rebuild is due.
+    """
+
+    day: date
+    is_stale: bool
+    event_count: int
+    rows_missing: int
+    rows_surplus: int
+    rows_different: int
+
+
+@dataclass(frozen=True, slots=True)
+class DriftedDay:
+    """A day of a rollup that differs from its events though no change of them is waiting."""
+
+    rollup: str
+    day: date
+    rows_missing: int
+    rows_surplus: int
+    rows_different: int
+
+
+async def read_backlog(connection: Connection) -> list[StaleDay]:
+    """The days in the change log, newest first."""
+    return [StaleDay(**row) for row in await connection.fetch(_READ_BACKLOG)]
+
+
+async def take_changes(connection: Connection, days: Sequence[date]) -> None:
     """Take the days out of the change log."""
-    await connection.execute(_TAKE_CHANGES, days.start, days.end)
+    await connection.execute(_TAKE_CHANGES, days)
 
 
-async def lock_days(connection: Connection, days: DayRange) -> None:
-    """Wait for, and hold until the transaction ends, the right to rebuild each day."""
-    await connection.execute(_LOCK_DAYS, days.start, days.day_count, _DAY_LOCK_CLASS)
+async def lock_days(connection: Connection, days: Sequence[date]) -> None:
+    """Wait for, and hold until the transaction ends, the right to rebuild each of `days` (ascending)."""
+    await connection.execute(_LOCK_DAYS, days, _DAY_LOCK_CLASS)
 
 
-async def group_events(connection: Connection, rollup: str, days: DayRange) -> None:
-    """Aggregate the days' events at the grain of `rollup` into a table of this transaction."""
-    await connection.execute(_GROUP[rollup], days.start, days.end)
+async def try_lock_days(connection: Connection, days: Sequence[date]) -> list[date]:
+    """Hold, until the transaction ends, the right to rebuild those of `days` that nobody else is rebuilding."""
+    return [row["day"] for row in await connection.fetch(_TRY_LOCK_DAYS, days, _DAY_LOCK_CLASS)]
 
 
-async def merge(connection: Connection, rollup: str, days: DayRange) -> Merged:
-    """Make the days of `rollup` equal to what `group_events` found."""
-    row = (await connection.fetch(_MERGE[rollup], days.start, days.end))[0]
-    return Merged(**row)
+async def read_horizons(connection: Connection) -> Horizons:
+    """What is kept, and from when on."""
+    kept_from = {row["subject"]: row["kept_from"] for row in await connection.fetch(_READ_HORIZONS)}
+    return Horizons(events=kept_from.pop("events"), rollups=kept_from)
 
 
-async def record_days(connection: Connection, days: DayRange, run_id: UUID | None) -> int:
-    """Record the rebuild of each day; returns how many events they hold."""
-    return int(await connection.fetchval(_RECORD_DAYS, days.start, days.end, run_id))
+async def mark_frozen_days(connection: Connection, days: Sequence[date]) -> list[date]:
+    """Mark frozen days as out of date for good; returns those that were not marked before."""
+    return [row["day"] for row in await connection.fetch(_MARK_FROZEN_DAYS, days)]
+
+
+async def merge(connection: Connection, rollup: str, days: Sequence[date]) -> Merged:
+    """Make the days of `rollup` equal to their events."""
+    return Merged(**(await connection.fetch(_MERGE[rollup], days))[0])
+
+
+async def verify_days(connection: Connection, rollup: str, days: Sequence[date]) -> list[ComparedDay]:
+    """Compare the days of `rollup` with their events."""
+    return [ComparedDay(**row) for row in await connection.fetch(_VERIFY[rollup], days)]
+
+
+async def record_days(connection: Connection, rollup: str, days: Sequence[date], run_id: UUID | None) -> int:
+    """Record the rebuild of each day of `rollup`; returns how many events they hold."""
+    return int(await connection.fetchval(_RECORD_DAYS, rollup, days, run_id))
 
 
 async def move_versions(connection: Connection, rollups: list[str]) -> dict[str, int]:

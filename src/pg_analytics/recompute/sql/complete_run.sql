@@ -7,6 +7,7 @@ SET
     finished_at = clock_timestamp(),
     error_message = NULL,
     summary = $3::jsonb,
-    lease_expires_at = NULL
+    lease_expires_at = NULL,
+    waiting_for = NULL
 WHERE id = $1 AND attempt = $2 AND status = 'running' AND remaining_until = covers_from
 RETURNING id

@@ -6,6 +6,7 @@ UPDATE recompute_runs
 SET
     status = 'pending',
     lease_expires_at = NULL,
+    waiting_for = NULL,
     run_after = clock_timestamp() + $3::interval,
     failures = failures + CASE WHEN $4::text IS NULL THEN 0 ELSE 1 END,
     error_message = coalesce($4, error_message)

@@ -1,37 +1,72 @@
--- Makes the days of rollup_entity equal to fresh_entity, touching only the rows that differ: an unchanged range writes
--- nothing.
--- Parameters: $1 first day, $2 day after the last.
--- Index: primary key of rollup_entity, as a range of days.
--- EXCEPT, not an outer join: it is hashed or sorted whatever the planner expects. Where it expects one kept row, as
--- it does for days that came after the last ANALYZE, it would join in a nested loop, which is quadratic.
-WITH kept AS MATERIALIZED (
-    SELECT day, entity_id, event_count
-    FROM rollup_entity
-    WHERE day >= $1 AND day < $2
+-- Makes the days of rollup_entity equal to their events, writing only the rows that differ: an unchanged day
+-- costs its aggregation and writes nothing.
+-- Parameters: $1 days, which the caller has locked.
+-- Index: analytics_events_occurred_day_idx and the primary key of rollup_entity, once per day.
+-- Day by day (LATERAL), so that each day's groups fit into memory and the plan does not depend on how many days there
+-- are. What is kept and what was counted meet in one hash table, not in a join, whose plan would depend on statistics
+-- that are missing for new days.
+WITH differing AS MATERIALIZED (
+    SELECT
+        days.day,
+        g.*
+    FROM unnest($1::date[]) AS days (day)
+    CROSS JOIN LATERAL (
+        SELECT
+            b.entity_id,
+            -- A kept row has its count here, an event has NULL.
+            count(*) FILTER (WHERE b.kept IS NULL) AS event_count,
+            max(b.kept) AS kept
+        FROM (
+            SELECT
+                e.day,
+                e.entity_id,
+                NULL::bigint AS kept
+            FROM (SELECT occurred_day AS day, entity_id FROM analytics_events) AS e
+            UNION ALL
+            SELECT
+                r.day,
+                r.entity_id,
+                r.event_count AS kept
+            FROM rollup_entity AS r
+        ) AS b
+        WHERE b.day = days.day
+        GROUP BY b.entity_id
+        HAVING count(*) FILTER (WHERE b.kept IS NULL) IS DISTINCT FROM max(b.kept)
+    ) AS g
 ),
 
 removed AS (
     DELETE FROM rollup_entity AS r
-    USING (
-        SELECT day, entity_id FROM kept
-        EXCEPT
-        SELECT day, entity_id FROM fresh_entity
-    ) AS gone
-    WHERE r.day = gone.day AND r.entity_id = gone.entity_id
-    RETURNING 1
+    USING differing AS d
+    WHERE
+        d.event_count = 0
+        AND r.day = d.day AND r.entity_id = d.entity_id
 ),
 
-written AS (
-    INSERT INTO rollup_entity AS r (day, entity_id, event_count)
-    SELECT day, entity_id, event_count FROM fresh_entity
-    EXCEPT
-    SELECT day, entity_id, event_count FROM kept
-    ORDER BY day, entity_id
-    ON CONFLICT (day, entity_id) DO UPDATE SET event_count = excluded.event_count
-    RETURNING (xmax <> 0) AS replaced
+replaced AS (
+    UPDATE rollup_entity AS r
+    SET event_count = d.event_count
+    FROM differing AS d
+    WHERE
+        d.event_count > 0 AND d.kept IS NOT NULL
+        AND r.day = d.day AND r.entity_id = d.entity_id
+),
+
+added AS (
+    INSERT INTO rollup_entity (day, entity_id, event_count)
+    SELECT
+        d.day,
+        d.entity_id,
+        d.event_count
+    FROM differing AS d
+    WHERE d.kept IS NULL
+    ORDER BY d.day, d.entity_id
 )
 
 SELECT
-    (SELECT count(*) FROM written) AS rows_inserted,
-    (SELECT count(*) FROM removed) + (SELECT count(*) FILTER (WHERE w.replaced) FROM written AS w) AS rows_deleted,
-    (SELECT count(*) FROM fresh_entity) - (SELECT count(*) FROM written) AS rows_unchanged
+    count(*) FILTER (WHERE event_count > 0) AS rows_inserted,
+    count(*) FILTER (WHERE kept IS NOT NULL) AS rows_deleted,
+    -- Every part of a statement sees the table as it was before.
+    (SELECT count(*) FROM rollup_entity AS r WHERE r.day = ANY($1::date[]))
+    - count(*) FILTER (WHERE kept IS NOT NULL) AS rows_unchanged
+FROM differing

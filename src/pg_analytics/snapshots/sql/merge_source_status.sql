@@ -1,37 +1,76 @@
--- Makes the days of rollup_source_status equal to fresh_source_status, touching only the rows that differ: an
--- unchanged range writes nothing.
--- Parameters: $1 first day, $2 day after the last.
--- Index: primary key of rollup_source_status, as a range of days.
--- EXCEPT, not an outer join: it is hashed or sorted whatever the planner expects. Where it expects one kept row, as
--- it does for days that came after the last ANALYZE, it would join in a nested loop, which is quadratic.
-WITH kept AS MATERIALIZED (
-    SELECT day, source_id, status, event_count
-    FROM rollup_source_status
-    WHERE day >= $1 AND day < $2
+-- Makes the days of rollup_source_status equal to their events, writing only the rows that differ: an unchanged day
+-- costs its aggregation and writes nothing.
+-- Parameters: $1 days, which the caller has locked.
+-- Index: analytics_events_occurred_day_idx and the primary key of rollup_source_status, once per day.
+-- Day by day (LATERAL), so that each day's groups fit into memory and the plan does not depend on how many days there
+-- are. What is kept and what was counted meet in one hash table, not in a join, whose plan would depend on statistics
+-- that are missing for new days.
+WITH differing AS MATERIALIZED (
+    SELECT
+        days.day,
+        g.*
+    FROM unnest($1::date[]) AS days (day)
+    CROSS JOIN LATERAL (
+        SELECT
+            b.source_id,
+            b.status,
+            -- A kept row has its count here, an event has NULL.
+            count(*) FILTER (WHERE b.kept IS NULL) AS event_count,
+            max(b.kept) AS kept
+        FROM (
+            SELECT
+                e.day,
+                e.source_id,
+                e.status,
+                NULL::bigint AS kept
+            FROM (SELECT occurred_day AS day, source_id, status FROM analytics_events) AS e
+            UNION ALL
+            SELECT
+                r.day,
+                r.source_id,
+                r.status,
+                r.event_count AS kept
+            FROM rollup_source_status AS r
+        ) AS b
+        WHERE b.day = days.day
+        GROUP BY b.source_id, b.status
+        HAVING count(*) FILTER (WHERE b.kept IS NULL) IS DISTINCT FROM max(b.kept)
+    ) AS g
 ),
 
 removed AS (
     DELETE FROM rollup_source_status AS r
-    USING (
-        SELECT day, source_id, status FROM kept
-        EXCEPT
-        SELECT day, source_id, status FROM fresh_source_status
-    ) AS gone
-    WHERE r.day = gone.day AND r.source_id = gone.source_id AND r.status = gone.status
-    RETURNING 1
+    USING differing AS d
+    WHERE
+        d.event_count = 0
+        AND r.day = d.day AND r.source_id = d.source_id AND r.status = d.status
 ),
 
-written AS (
-    INSERT INTO rollup_source_status AS r (day, source_id, status, event_count)
-    SELECT day, source_id, status, event_count FROM fresh_source_status
-    EXCEPT
-    SELECT day, source_id, status, event_count FROM kept
-    ORDER BY day, source_id, status
-    ON CONFLICT (day, source_id, status) DO UPDATE SET event_count = excluded.event_count
-    RETURNING (xmax <> 0) AS replaced
+replaced AS (
+    UPDATE rollup_source_status AS r
+    SET event_count = d.event_count
+    FROM differing AS d
+    WHERE
+        d.event_count > 0 AND d.kept IS NOT NULL
+        AND r.day = d.day AND r.source_id = d.source_id AND r.status = d.status
+),
+
+added AS (
+    INSERT INTO rollup_source_status (day, source_id, status, event_count)
+    SELECT
+        d.day,
+        d.source_id,
+        d.status,
+        d.event_count
+    FROM differing AS d
+    WHERE d.kept IS NULL
+    ORDER BY d.day, d.source_id, d.status
 )
 
 SELECT
-    (SELECT count(*) FROM written) AS rows_inserted,
-    (SELECT count(*) FROM removed) + (SELECT count(*) FILTER (WHERE w.replaced) FROM written AS w) AS rows_deleted,
-    (SELECT count(*) FROM fresh_source_status) - (SELECT count(*) FROM written) AS rows_unchanged
+    count(*) FILTER (WHERE event_count > 0) AS rows_inserted,
+    count(*) FILTER (WHERE kept IS NOT NULL) AS rows_deleted,
+    -- Every part of a statement sees the table as it was before.
+    (SELECT count(*) FROM rollup_source_status AS r WHERE r.day = ANY($1::date[]))
+    - count(*) FILTER (WHERE kept IS NOT NULL) AS rows_unchanged
+FROM differing
