@@ -1,11 +1,14 @@
-"""Snapshots: the rollups of a day's events, and the protocol that rebuilds them exactly.
+"""Snapshots: the rollups of a day's events, the protocol that rebuilds them exactly, and who sets it off.
 
-A day is rebuilt whole: all rollups, in the transaction that also takes its rows out of the change log. In
-`READ COMMITTED`, as separate statements, in this order (`rebuild.rebuild_days` is these lines as code)::
+A program that changes events also writes, by a trigger and in its own transaction, the days that it touched into the
+log `event_changes`. A day is rebuilt whole: all rollups, in the transaction that also takes its rows out of that log.
+In `READ COMMITTED`, as separate statements, in this order (`rebuild.rebuild_days` is these lines as code)::
 
     1  take_changes    DELETE the days' rows of event_changes, skipping rows that another transaction holds
     2  lock_days       an advisory lock per day, ascending, held to the commit
-    3  merge_*         aggregate the events, once per rollup; write only what differs
+       read_horizons   days whose events were pruned cannot be rebuilt; days that a rollup dropped are left out of it
+    3  merge_*         one statement per rollup: aggregate the events, compare, write only what differs
+       ------------    up to here, rebuilds of different days do not meet; from here on, they do, and briefly
     4  record_days     when and by whom each day was rebuilt
     5  move_versions   the version of every report whose rows changed, in slug order, and a NOTIFY of them
        COMMIT          numbers, lineage, versions, the caller's own records and the NOTIFY appear together
@@ -17,4 +20,13 @@ snapshot reads the events and kept until the result is committed: the later one 
 not. A rebuild is a pure function of the events, so one too many does no harm, and a rollback gives the log rows
 back. Taking the lock after the snapshot, logging a flag instead of rows, or deleting the log after rebuilding
 each lose updates.
+
+So one thing holds in every snapshot of the database that anybody can take: *a day whose rollups do not equal its
+events stands in the log.* `verify` checks just this, in one statement per rollup, and needs no lock for it.
+
+Who rebuilds::
+
+    refresh    by itself: follows the log; the newest day at once, older days gathered
+    recompute  on request or by schedule: the days of a run, logged or not (the package `recompute`)
+    events     the seed and the example, for the events that they load
 """
