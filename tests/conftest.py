@@ -21,6 +21,7 @@ from pg_analytics.embedded.binaries import Binaries
 from pg_analytics.embedded.folder import reset
 from pg_analytics.postgres.migrate import migrate
 from pg_analytics.reports.catalog import install_builtin_reports
+from tests.rebuilding import Connect
 from tests.running import Service, serving
 
 # A shell that starts us in the background has SIGINT ignored, and whom we start would inherit that: no test could
@@ -79,6 +80,10 @@ async def template(servers: Servers) -> AsyncIterator[str]:
         connection = await asyncpg.connect(url)
         await migrate(connection)
         await install_builtin_reports(connection)
+        # Tests ask for days of their own, however long ago they are, and for the runs that they count.
+        await connection.execute(
+            "UPDATE aggregate_windows SET retention_days = 36600, next_run_at = now() + INTERVAL '1 year'"
+        )
         await connection.close()
         yield url
 
@@ -96,6 +101,22 @@ async def connection(database_url: str) -> AsyncIterator["asyncpg.Connection[asy
     connection = await asyncpg.connect(database_url)
     yield connection
     await connection.close()
+
+
+@pytest.fixture
+async def connect(database_url: str) -> AsyncIterator[Connect]:
+    """Opens connections to the database of this test."""
+    opened: list[asyncpg.Connection[asyncpg.Record]] = []
+
+    async def connect(**settings: str) -> "asyncpg.Connection[asyncpg.Record]":
+        # What would wait for ever fails instead.
+        within = {"statement_timeout": "20s", **settings}
+        opened.append(await asyncpg.connect(database_url, server_settings=within))
+        return opened[-1]
+
+    yield connect
+    for connection in opened:
+        await connection.close()
 
 
 @pytest.fixture

@@ -19,9 +19,10 @@ REPORTS: Final = {
 _EVENTS: Final = """
     SELECT to_char(date_trunc($1, e.occurred_at AT TIME ZONE 'UTC'), 'YYYY-MM-DD') AS bucket_date,
         s.slug AS source, e.status, e.entity_id
-    FROM analytics_events AS e JOIN event_sources AS s ON s.id = e.source_id
+    FROM {events} AS e JOIN event_sources AS s ON s.id = e.source_id
     WHERE date_trunc($1, e.occurred_at AT TIME ZONE 'UTC')
         BETWEEN date_trunc($1, $2::date::timestamp) AND date_trunc($1, $3::date::timestamp)
+        AND e.occurred_at AT TIME ZONE 'UTC' >= $4::date::timestamp
 """
 _DIMENSIONS: Final = {
     ("volume-by-period", "period"): ("bucket_date",),
@@ -54,13 +55,18 @@ class Expected:
     total: int
 
 
-async def expected(connection: Connection, asked: Asked) -> Expected:
-    """What the service must answer, once every day of the range is rebuilt."""
+async def expected(
+    connection: Connection, asked: Asked, *, events: str = "analytics_events", since: date = date(1, 1, 8)
+) -> Expected:
+    """What the service must answer, once every day of the range is rebuilt, or to whom asks for a fresh answer.
+
+    `events` is a table or view to count, `since` the first day that is to be counted.
+    """
     dimensions = _DIMENSIONS[asked.slug, asked.breakdown]
     columns = ", ".join(dimensions)
-    narrowed = f"WHERE {REPORTS[asked.slug][1]} = $4" if asked.only is not None else ""
-    counted = f"SELECT {columns}, count(*) AS event_count FROM ({_EVENTS}) AS e {narrowed} GROUP BY {columns}"
-    arguments = [asked.window, asked.date_from, asked.date_to, *([] if asked.only is None else [asked.only])]
+    narrowed = f"WHERE {REPORTS[asked.slug][1]} = $5" if asked.only is not None else ""
+    counted = f"SELECT {columns}, count(*) AS event_count FROM ({_EVENTS.format(events=events)}) AS e {narrowed} GROUP BY {columns}"
+    arguments = [asked.window, asked.date_from, asked.date_to, since, *([] if asked.only is None else [asked.only])]
     rows = [dict(row) for row in await connection.fetch(counted, *arguments)]
     by_count = "bucket_date" not in dimensions
     rows.sort(key=lambda row: (-row["event_count"] if by_count else 0, *(row[name] for name in dimensions)))

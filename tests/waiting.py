@@ -6,7 +6,7 @@ The bound is a guard against a hang, far beyond what any machine needs; nothing 
 import asyncio
 import time
 from collections.abc import Callable
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from pg_analytics.postgres.pool import Connection
 
@@ -22,18 +22,28 @@ _PARKED: Final = """
 """
 
 
-async def until_true(connection: Connection, question: str, *arguments: object) -> None:
-    """Until the database answers `question` with true."""
-    deadline = time.monotonic() + _GUARD_S
+async def until_true(
+    connection: Connection,
+    question: str,
+    *arguments: object,
+    unless: "asyncio.Task[Any] | None" = None,
+    within_s: float = _GUARD_S,
+) -> None:
+    """Until the database answers `question` with true, or `unless` is done."""
+    deadline = time.monotonic() + within_s
     while not await connection.fetchval(question, *arguments):
+        if unless is not None and unless.done():
+            return
         assert time.monotonic() < deadline, f"never true: {question}"
         await asyncio.sleep(_PAUSE_S)
 
 
-async def until_blocked(observer: Connection, pid: int, *, by: str = "advisory") -> None:
-    """Until the backend `pid` waits for a lock of the type `by`."""
+async def until_blocked(
+    observer: Connection, pid: int, *, by: str = "advisory", unless: "asyncio.Task[Any] | None" = None
+) -> None:
+    """Until the backend `pid` waits for a lock of the type `by`, or `unless` is done."""
     waits = "SELECT EXISTS(SELECT FROM pg_locks WHERE pid = $1 AND locktype = $2 AND NOT granted)"
-    await until_true(observer, waits, pid, by)
+    await until_true(observer, waits, pid, by, unless=unless)
 
 
 async def until_parked(observer: Connection) -> None:

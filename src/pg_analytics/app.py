@@ -25,7 +25,11 @@ from pg_analytics.http import gateway
 from pg_analytics.http.auth import ManagementKey
 from pg_analytics.postgres.migrate import migrate
 from pg_analytics.postgres.pool import LOST, Postgres, connection_options, describe
+from pg_analytics.postgres.regularly import Regularly
 from pg_analytics.recompute import routes as recompute_routes
+from pg_analytics.recompute import schedule, schedule_routes
+from pg_analytics.recompute.schedule import Scheduler
+from pg_analytics.recompute.stream import RunStreams
 from pg_analytics.recompute.trigger import Trigger
 from pg_analytics.recompute.worker import CONNECTIONS, Workers, WorkerSettings
 from pg_analytics.redis.client import RedisClient
@@ -34,7 +38,9 @@ from pg_analytics.reports.cache import ReportCache
 from pg_analytics.reports.catalog import Catalog, install_builtin_reports
 from pg_analytics.reports.run import ReportRunner
 from pg_analytics.settings import Settings
+from pg_analytics.snapshots import retention
 from pg_analytics.snapshots.refresh import Refresher
+from pg_analytics.snapshots.retention import Retention
 
 _log: Final = structlog.get_logger(__name__)
 
@@ -102,7 +108,7 @@ async def connect_patiently(url: str) -> "asyncpg.Connection[asyncpg.Record]":
 
 
 @asynccontextmanager
-async def workers(settings: Settings) -> AsyncIterator[Workers]:
+async def workers(settings: Settings, *, clock: Callable[[], datetime] = utc_now) -> AsyncIterator[Workers]:
     """`RECOMPUTE_WORKERS` workers at work, and, where there are any, what keeps the snapshots up to date by itself."""
     url = settings_module.require_database(settings)
     count = settings.recompute_workers
@@ -130,11 +136,26 @@ async def workers(settings: Settings) -> AsyncIterator[Workers]:
     refresher = Refresher(
         refresher_postgres, interval=settings.refresh_interval, on_versions=ReportCache(redis).mirror_versions
     )
+    upkeep_postgres = Postgres(
+        url,
+        size=2,
+        timeout=settings.postgres_timeout,
+        name="upkeep",
+        statement_timeout=_CHUNK_TIMEOUT,
+        lock_timeout=_LOCK_TIMEOUT,
+    )
+    scheduler = Scheduler(queue_size=settings.recompute_queue_size, clock=clock)
     duties: list[_Duty] = [running]
+    if count:
+        duties += [
+            Regularly(upkeep_postgres, scheduler.look, every=schedule.LOOK_EVERY, name="scheduler"),
+            Regularly(upkeep_postgres, Retention(clock).look, every=retention.SWEEP_EVERY, name="retention"),
+        ]
     if count and settings.refresh_interval:
         duties.append(refresher)
     await postgres.open()
     await refresher_postgres.open()
+    await upkeep_postgres.open()
     for duty in duties:
         await duty.start()
     try:
@@ -143,12 +164,15 @@ async def workers(settings: Settings) -> AsyncIterator[Workers]:
         await asyncio.gather(*(duty.stop() for duty in duties))
         await postgres.close()
         await refresher_postgres.close()
+        await upkeep_postgres.close()
         await redis.close()
 
 
 @asynccontextmanager
-async def application(settings: Settings, *, clock: Callable[[], datetime] = utc_now) -> AsyncIterator[ASGIApp]:
-    """The HTTP application with everything behind it running."""
+async def application(
+    settings: Settings, *, stopping: asyncio.Event, clock: Callable[[], datetime] = utc_now
+) -> AsyncIterator[ASGIApp]:
+    """The HTTP application with everything behind it running. Once `stopping` is set, it ends its streams."""
     url = settings_module.require_database(settings)
     redis_url = settings_module.require_redis(settings)
     key = ManagementKey(settings_module.require_management_key(settings))
@@ -158,7 +182,14 @@ async def application(settings: Settings, *, clock: Callable[[], datetime] = utc
     probes = Probes(url, probe_redis)
     cache = ReportCache(redis)
     catalog = Catalog(url, postgres, cache)
-    runner = ReportRunner(catalog, cache, postgres, max_range_days=settings.max_report_range_days, clock=clock)
+    runner = ReportRunner(
+        catalog,
+        cache,
+        postgres,
+        max_range_days=settings.max_report_range_days,
+        max_fresh_days=settings.max_fresh_days,
+        clock=clock,
+    )
     trigger = Trigger(
         postgres=postgres,
         redis=redis,
@@ -166,10 +197,12 @@ async def application(settings: Settings, *, clock: Callable[[], datetime] = utc
         queue_size=settings.recompute_queue_size,
         max_range_days=settings.max_report_range_days,
     )
+    streams = RunStreams(postgres, stopping=stopping)
     api = [
         *health_routes.routes(probes, version=settings.version, clock=clock),
         *report_routes.routes(postgres, runner),
-        *recompute_routes.routes(postgres, trigger, key, body_timeout=settings.http_read_timeout),
+        *recompute_routes.routes(postgres, trigger, streams, key, body_timeout=settings.http_read_timeout),
+        *schedule_routes.routes(postgres, key, body_timeout=settings.http_read_timeout),
         *audit_routes.routes(postgres, key),
     ]
     # A router of its own, since the one that Mount makes would redirect a trailing slash.
@@ -194,7 +227,7 @@ async def serve(settings: Settings, *, on_ready: Callable[[], None] = lambda: No
     check_port(settings.host, settings.port)
     await prepare_database(settings, migrate_schema=settings.auto_migrate, seed_events=settings.auto_seed)
     stopping = stop_signal()
-    async with application(settings) as asgi, workers(settings):
+    async with application(settings, stopping=stopping) as asgi, workers(settings):
         server = Server(
             asgi,
             address=settings.host,

@@ -143,6 +143,12 @@ class Settings:
         "The most days that a report or a recomputation may ask for.",
         default="366",
     )
+    max_fresh_days: int = _setting(
+        "MAX_FRESH_DAYS",
+        partial(_parse_integer, minimum=0, maximum=36_600),
+        "The most stale days whose events a report with `fresh=true` counts.",
+        default="31",
+    )
     recompute_lock_ttl: timedelta = _setting(
         "RECOMPUTE_LOCK_TTL",
         _duration,

@@ -76,8 +76,8 @@ class DayRange:
         )
 
     def bucket_count(self, window: Window) -> int:
-        """How many buckets there are in a range that is made of whole ones."""
-        return self.day_count // window.days
+        """How many buckets there are in a range that starts with one; the last may be there in part."""
+        return -(-self.day_count // window.days)
 
     def newest(self, days: int) -> "DayRange":
         """The last `days` days of the range, or all of it where it is shorter."""

@@ -41,7 +41,7 @@ class Waiting:
             text=True,
         )
         self.run_id: str = eventually(lambda: self._find(service))["id"]
-        eventually(lambda: f"/recomputations/{self.run_id}" in service.log())
+        eventually(lambda: _follows(service, self.run_id))
 
     def interrupt(self) -> None:
         """Ctrl-C."""
@@ -56,6 +56,10 @@ class Waiting:
         assert self._process.poll() is None, self._process.communicate()
         listed = service.http.get("/recomputations", headers=AUTHORISED).json()["data"]
         return next((run for run in listed if run["requested_by"] == self.name), None)
+
+
+def _follows(service: Service, run_id: str) -> bool:
+    return any('"run_followed"' in line and run_id in line for line in service.log().splitlines())
 
 
 def eventually(look: Callable[[], Any]) -> Any:

@@ -53,6 +53,8 @@ def test_a_trigger_is_accepted_with_the_run_and_where_to_find_it(idle_service: S
     assert UUID(run.pop("id")).version == 4
     assert before <= datetime.fromisoformat(run.pop("requested_at")) <= datetime.now(UTC)
     assert run == asked | {
+        "mode": "rebuild",
+        "scheduled": False,
         "status": "pending",
         "summary": {},
         "covers": {"from": asked["date_from"], "to": asked["date_to"]},
@@ -164,6 +166,10 @@ def test_a_member_that_is_missing_or_of_another_type_is_refused(idle_service: Se
         ({"date_to": "\u0662019-01-02"}, "date_to"),
         ({"date_from": "2019-01-03"}, "date_from"),  # after date_to
         ({"date_from": "2018-01-01"}, "date_from"),  # 367 days
+        ({"mode": ""}, "mode"),
+        ({"mode": None}, "mode"),
+        ({"mode": "Rebuild"}, "mode"),
+        ({"mode": "dry-run"}, "mode"),
         ({"priority": 1}, "priority"),
         ({"Window": "day"}, "Window"),
         ({"": "day"}, ""),

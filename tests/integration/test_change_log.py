@@ -8,6 +8,7 @@ import asyncpg
 import pytest
 
 from pg_analytics.postgres.pool import Connection
+from pg_analytics.snapshots import store
 from pg_analytics.snapshots.rebuild import rebuild_days
 from pg_analytics.windows import DayRange
 from tests.events import Event, add_source, insert, write
@@ -133,6 +134,41 @@ async def test_a_statement_with_several_writes_in_it_logs_the_days_of_each(three
         f"WITH gone AS (DELETE FROM analytics_events WHERE occurred_day = '{MONDAY}') {INSERT}", "new", at(WEDNESDAY)
     )
     assert await logged(three_days) == [MONDAY, WEDNESDAY]
+
+
+async def test_the_backlog_names_each_day_once_newest_first_and_since_its_first_change(
+    three_days: Connection, another: Connection
+) -> None:
+    moments = "SELECT statement_timestamp()"
+    writing = another.transaction()
+    await writing.start()
+    await another.execute(INSERT, "open", at(WEDNESDAY))
+    before = await three_days.fetchval(moments)
+    await three_days.execute(INSERT, "first", at(MONDAY))
+    between = await three_days.fetchval(moments)
+    await three_days.execute(INSERT, "second", at(MONDAY))
+    await three_days.execute(INSERT, "third", at(TUESDAY))
+    after = await three_days.fetchval(moments)
+
+    tuesday, monday = await store.read_backlog(three_days)
+    assert (tuesday.day, monday.day) == (TUESDAY, MONDAY)
+    assert before < monday.since < between < tuesday.since < after
+    assert 0 <= tuesday.age_s < monday.age_s
+
+    # Logged first, and visible last: its age is that of the statement, not of the commit.
+    await writing.commit()
+    wednesday, *_ = await store.read_backlog(three_days)
+    assert wednesday.day == WEDNESDAY
+    assert wednesday.since < before
+
+
+async def test_the_age_of_a_change_is_that_of_its_statement_and_not_of_its_transaction(three_days: Connection) -> None:
+    async with three_days.transaction():
+        began = await three_days.fetchval("SELECT now()")
+        await three_days.execute(INSERT, "new", at(MONDAY))
+
+    [monday] = await store.read_backlog(three_days)
+    assert monday.since > began
 
 
 async def test_the_log_appears_and_vanishes_with_the_events(three_days: Connection, another: Connection) -> None:

@@ -187,7 +187,8 @@ async def reported(
     while True:
         page = await run_report(
             connection,
-            definition.statement(breakdown),
+            definition,
+            breakdown,
             days=DayRange.inclusive(FIRST_DAY, LAST_DAY).whole_buckets(window),
             window=window,
             limit=1000,

@@ -2,17 +2,19 @@
 
 import json
 from collections.abc import Iterator
-from datetime import date
+from datetime import date, timedelta
 from typing import Any
 
 import asyncpg
 import pytest
 
 from pg_analytics.events.seed import seed
+from pg_analytics.postgres.pool import Connection
 from pg_analytics.postgres.statements import statement
 from pg_analytics.reports.definition import builtin_definitions
-from pg_analytics.snapshots.rebuild import rebuild_days
 from pg_analytics.windows import DayRange
+from tests.events import add_source
+from tests.rebuilding import Connect, rebuild
 
 pytestmark = pytest.mark.anyio
 
@@ -50,48 +52,111 @@ async def test_a_report_reads_its_rollup_by_a_range_of_days(
     assert conditions(scan) >= {"day >=", "day <"}
 
 
-@pytest.mark.parametrize("rollup", ["source_status", "entity"])
-async def test_grouping_a_day_reads_that_day_of_the_events_alone(
-    seeded: "asyncpg.Connection[asyncpg.Record]", rollup: str
+@pytest.mark.parametrize("statistics", ["fresh", "none", "of other days"])
+async def test_merging_and_verifying_read_their_days_by_index_and_no_row_with_every_other(
+    connect: Connect, statistics: str
 ) -> None:
-    sql = statement("pg_analytics.snapshots", f"group_{rollup}")
+    connection = await connect()
+    for table in ("analytics_events", "rollup_source_status", "rollup_entity"):
+        await connection.execute(f"ALTER TABLE {table} SET (autovacuum_enabled = off)")
+    await fill(connection, DayRange(FIRST - timedelta(days=40), FIRST))
+    if statistics == "of other days":  # the planner expects one row of the days that are merged
+        await connection.execute("ANALYZE")
+    await fill(connection, DayRange(FIRST, END))
+    if statistics == "fresh":
+        await connection.execute("ANALYZE")
+    days = list(DayRange(FIRST, END))
+    # Some rows of the first day are to be added, some removed, some replaced; those of the second are as they must be.
+    await connection.execute(
+        """
+        UPDATE analytics_events SET entity_id = 'new-' || entity_id
+        WHERE occurred_day = $1 AND processing_ms % 3 = 0
+        """,
+        FIRST,
+    )
+    await connection.execute("DELETE FROM analytics_events WHERE occurred_day = $1 AND processing_ms < 500", FIRST)
+    events = await connection.fetchval("SELECT count(*) FROM analytics_events WHERE occurred_day = ANY($1)", days)
 
-    plan = await explain(seeded, sql, FIRST, END)
+    for plan_cache_mode in ("force_custom_plan", "force_generic_plan"):
+        await connection.execute(f"SET plan_cache_mode = {plan_cache_mode}")
+        for rollup in ("source_status", "entity"):
+            whole = await connection.fetchval(f"SELECT count(*) FROM rollup_{rollup}")
+            for name in (f"verify_{rollup}", f"merge_{rollup}"):
+                plan = await analysed(connection, statement("pg_analytics.snapshots", name), days)
+                what = f"{name}, {plan_cache_mode}: {json.dumps(plan, indent=1)}"
 
-    [scan] = [node for node in nodes(plan) if node.get("Relation Name") == "analytics_events"]
-    index = next(node for node in nodes(scan) if "Index Name" in node)
-    assert index["Index Name"] == "analytics_events_occurred_day_idx"
+                [scan] = [node for node in nodes(plan) if node.get("Relation Name") == "analytics_events"]
+                assert indexes(scan) == {"analytics_events_occurred_day_idx"}, what
+                assert scan["Actual Loops"] == len(days), what
+                [kept] = [
+                    node
+                    for node in nodes(plan)
+                    if node.get("Relation Name") == f"rollup_{rollup}" and node["Actual Loops"] == len(days)
+                ]
+                assert indexes(kept) == {f"rollup_{rollup}_pkey"}, what
+                # The days' events a few times. To replace rows, a short rollup may be read whole, once; two sets that
+                # are compared row by row would be a hundred times more.
+                assert work(plan) < 6 * events + 3 * whole, what
 
 
-@pytest.mark.parametrize("rollup", ["source_status", "entity"])
-async def test_a_merge_compares_no_row_with_every_other_where_the_planner_knows_nothing_of_the_days(
-    connection: "asyncpg.Connection[asyncpg.Record]", rollup: str
-) -> None:
-    await seed(connection, today=date(2026, 1, 1))
-    await connection.execute("ANALYZE")  # of other days: it expects one row of the days to be merged
-    await seed_more(connection)
-    async with connection.transaction():
-        await connection.execute(statement("pg_analytics.snapshots", f"group_{rollup}"), FIRST, END)
+async def test_taking_days_out_of_the_log_reads_it_once_and_deletes_by_address(connect: Connect) -> None:
+    connection = await connect()
+    await connection.execute(
+        "INSERT INTO event_changes SELECT n, $1::date + n % 50 FROM generate_series(1, 5000) AS n", FIRST
+    )
+    sql = statement("pg_analytics.snapshots", "take_changes")
+    for analyse in ("SELECT 1", "ANALYZE event_changes"):
+        await connection.execute(analyse)
 
-        plan = await explain(connection, statement("pg_analytics.snapshots", f"merge_{rollup}"), FIRST, END)
+        plan = await analysed(connection, sql, list(DayRange(FIRST, END)))
 
-    loops = [node for node in nodes(plan) if node["Node Type"] == "Nested Loop"]
-    assert all("Index" in loop["Plans"][1]["Node Type"] for loop in loops), loops
+        scans = {node["Node Type"] for node in nodes(plan) if node.get("Relation Name") == "event_changes"}
+        assert scans == {"ModifyTable", "Tid Scan", "Seq Scan"}
+        assert work(plan) < 2 * 5000
 
 
-async def seed_more(connection: "asyncpg.Connection[asyncpg.Record]") -> None:
-    """The days of the merge, with events and snapshots."""
-    async with connection.transaction():
-        await connection.execute(
-            """
-            INSERT INTO analytics_events
-            (external_ref, source_id, entity_id, status, processing_ms, amount_cents, occurred_at)
-            SELECT 'more-' || n, 1, 'e-' || n, 'success', 1, 1, $1::date + INTERVAL '1 hour'
-            FROM generate_series(1, 5000) AS n
-            """,
-            FIRST,
-        )
-        await rebuild_days(connection, DayRange(FIRST, END), run_id=None)
+async def fill(connection: Connection, days: DayRange) -> None:
+    """2,000 events of 600 entities and 20 sources on each day, and their snapshots."""
+    for number in range(20):
+        await add_source(connection, f"source-{number}")
+    await connection.execute(
+        """
+        INSERT INTO analytics_events
+        (external_ref, source_id, entity_id, status, processing_ms, amount_cents, occurred_at)
+        SELECT
+            d || '-' || n,
+            (SELECT id FROM event_sources WHERE slug = 'source-' || n % 20),
+            'e-' || n % 600,
+            (ARRAY['success', 'failed', 'pending'])[1 + n % 3],
+            n,
+            1,
+            d::date + n * INTERVAL '40 s'
+        FROM unnest($1::date[]) AS d, generate_series(1, 2000) AS n
+        """,
+        list(days),
+    )
+    await rebuild(connection, days)
+
+
+async def analysed(connection: Connection, sql: str, *arguments: Any) -> dict[str, Any]:
+    """The plan of a statement, and what each of its nodes did. What it wrote is undone."""
+    undone = connection.transaction()
+    await undone.start()
+    [row] = await connection.fetch(f"EXPLAIN (ANALYZE, TIMING OFF, FORMAT JSON) {sql}", *arguments)
+    await undone.rollback()
+    plan: dict[str, Any] = json.loads(row[0])[0]["Plan"]
+    return plan
+
+
+def work(plan: dict[str, Any]) -> int:
+    """How many rows the scans and joins of a plan looked at."""
+    looked_at = ("Actual Rows", "Rows Removed by Filter", "Rows Removed by Join Filter")
+    return sum(int(node.get(rows, 0) * node["Actual Loops"]) for node in nodes(plan) for rows in looked_at)
+
+
+def indexes(scan: dict[str, Any]) -> set[str]:
+    """The indexes that a scan, or the bitmap below it, uses."""
+    return {node["Index Name"] for node in nodes(scan) if "Index Name" in node}
 
 
 async def explain(connection: "asyncpg.Connection[asyncpg.Record]", sql: str, *arguments: Any) -> dict[str, Any]:

@@ -18,11 +18,12 @@ import pytest
 
 from pg_analytics.errors import ErrorCode, ServiceError
 from pg_analytics.postgres.pool import Connection, Postgres
-from pg_analytics.recompute import store, worker
+from pg_analytics.recompute import perform, store, worker
 from pg_analytics.recompute.store import Run, Scope, Summary
 from pg_analytics.recompute.trigger import Trigger, lock_key
-from pg_analytics.recompute.worker import CHUNK_DAYS, MAX_FAILURES, Workers, WorkerSettings
+from pg_analytics.recompute.worker import CONNECTIONS, MAX_FAILURES, Workers, WorkerSettings
 from pg_analytics.redis.client import RedisClient
+from pg_analytics.snapshots import pace
 from pg_analytics.snapshots import store as snapshots
 from pg_analytics.windows import DayRange, Window
 from tests.conftest import Servers
@@ -34,6 +35,7 @@ from tests.waiting import until_parked, until_true
 pytestmark = [pytest.mark.anyio, pytest.mark.servers]
 
 MONDAY = date(2026, 1, 5)
+CHUNK_DAYS = 7
 WEEK = DayRange(MONDAY, MONDAY + timedelta(days=7))
 THREE_CHUNKS = DayRange(MONDAY, MONDAY + timedelta(days=3 * CHUNK_DAYS))
 
@@ -56,6 +58,14 @@ def scope(days: DayRange = WEEK, slug: str = "volume-by-period") -> Scope:
 def no_settling(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody in this process trusts a version for a while, so no run need wait for that."""
     monkeypatch.setattr(worker, "_SETTLE_S", 0)
+
+
+@pytest.fixture(autouse=True)
+def steady_pace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chunks of one size, on however slow a machine."""
+    monkeypatch.setattr(perform, "CHUNK_S", 3600)
+    monkeypatch.setattr(pace, "_FIRST", CHUNK_DAYS)
+    monkeypatch.setattr(pace, "_MOST", CHUNK_DAYS)
 
 
 @pytest.fixture
@@ -92,7 +102,7 @@ def lost_redis(servers: Servers) -> Iterator[str]:
 @asynccontextmanager
 async def working(url: str, redis: RedisClient, *, count: int = 1, lease: timedelta = LONG) -> AsyncIterator["Workers"]:
     """Workers at work, for the length of a block."""
-    pool = Postgres(url, size=2 * count, timeout=TIMEOUT, name="worker", statement_timeout=timedelta(minutes=1))
+    pool = Postgres(url, size=CONNECTIONS * count, timeout=TIMEOUT, name="worker", statement_timeout=timedelta(minutes=1))
     workers = Workers(url, pool, redis, count=count, settings=WorkerSettings(lease=lease, lock_ttl=LONG))
     await pool.open()
     await workers.start()
@@ -120,6 +130,11 @@ async def until_status(connection: Connection, run_id: UUID, status: str) -> Run
     """The run, once it has that status."""
     await until_true(connection, "SELECT status = $2 FROM recompute_runs WHERE id = $1", run_id, status)
     return await run_of(connection, run_id)
+
+
+async def until_committed(connection: Connection, run: Run, day: date) -> None:
+    """Until the days of the run from `day` on, and no others, are committed."""
+    await until_true(connection, "SELECT remaining_until = $2 FROM recompute_runs WHERE id = $1", run.id, day)
 
 
 async def run_of(connection: Connection, run_id: UUID) -> Run:
@@ -417,6 +432,7 @@ async def test_a_run_that_is_cancelled_while_it_runs_writes_nothing_from_then_on
         async with parked(database_url, MONDAY + timedelta(days=CHUNK_DAYS)) as observer:
             await at_work.enter_async_context(working(database_url, redis))
             await until_parked(observer)
+            await until_committed(observer, run, THREE_CHUNKS.end - timedelta(days=CHUNK_DAYS))
             await trigger.cancel(run.id, "somebody")
         other = await trigger.trigger(scope(DayRange.inclusive(MONDAY, MONDAY)), "client", via="test")
         await until_status(connection, other.id, "completed")

@@ -1,13 +1,7 @@
-"""Properties of rebuilding and reading, over histories that nobody would think of.
-
-A history writes, moves, changes and deletes events in an order of chance, and rebuilds ranges of chance in between.
-The days are those on which calendars go wrong; the names are those on which programs do.
-"""
+"""Properties of the snapshots, over histories that nobody would think of (`tests.histories`)."""
 
 import json
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
-from datetime import UTC, date, datetime, time, timedelta
 
 import asyncpg
 import pytest
@@ -17,11 +11,22 @@ from hypothesis import strategies as st
 from pg_analytics.postgres.pool import Connection
 from pg_analytics.reports import store
 from pg_analytics.reports.definition import builtin_definitions
-from pg_analytics.snapshots.rebuild import rebuild_days
-from pg_analytics.windows import DayRange, Window
-from tests.events import Event, add_source, write
+from pg_analytics.reports.staleness import StaleDays
+from pg_analytics.windows import FIRST_DAY, DayRange, Window
+from tests.histories import (
+    Step,
+    histories,
+    horizon,
+    perform,
+    pruned_histories,
+    ranges,
+    rebuild,
+    rebuild_logged,
+    requests,
+    start_over,
+)
 from tests.oracle import assert_snapshots_equal_events
-from tests.report_oracle import REPORTS, Asked, expected
+from tests.report_oracle import Asked, expected
 
 pytestmark = [pytest.mark.anyio, pytest.mark.servers]
 
@@ -33,98 +38,21 @@ PROPERTY = settings(
     suppress_health_check=[HealthCheck.function_scoped_fixture],  # each example empties the database itself
 )
 
-SOURCES = ("shop", "Shop", "şöp", "a b&c=%_'\"")
-ENTITIES = ("", " ", "a", "A", "a%b", "it's", "\\N", "\u00e9", "e\u0301", "\U0001f600", "\uffff", "null", "x" * 2048)
-STATUSES = ("success", "failed", "pending")
+#: More days than a history knows.
+ALL_DAYS = 1000
 
-# Where calendars go wrong: leap days, ends of ISO years, the ends of what can be asked for.
-EPOCHS = tuple(
-    map(date.fromisoformat, ["2024-02-29", "2024-12-30", "2021-01-03", "2026-01-01", "2000-02-29", "0001-01-15"])
-)
-SPAN = 10
-
-days = st.builds(lambda epoch, n: epoch + timedelta(days=n), st.sampled_from(EPOCHS), st.integers(-7, SPAN))
-times = st.sampled_from([time(0), time(23, 59, 59, 999_999), time(12)])
-ranges = st.builds(
-    lambda first, length: DayRange.inclusive(first, first + timedelta(days=length)), days, st.integers(0, 2 * SPAN)
-)
-
-
-@dataclass(frozen=True)
-class Insert:
-    """New events, as (source, entity, status, day, time)."""
-
-    events: list[tuple[str, str, str, date, time]]
-
-
-@dataclass(frozen=True)
-class Move:
-    """Some of the events to another day."""
-
-    pick: int
-    day: date
-
-
-@dataclass(frozen=True)
-class Change:
-    """Other dimensions for some of the events."""
-
-    pick: int
-    entity: str
-    status: str
-
-
-@dataclass(frozen=True)
-class Delete:
-    """Some of the events, or (`pick` 0) all of them by TRUNCATE."""
-
-    pick: int
-
-
-@dataclass(frozen=True)
-class Rebuild:
-    """A range of days."""
-
-    days: DayRange
-
-
-Step = Insert | Move | Change | Delete | Rebuild
-
-picks = st.integers(1, 4)
-steps = st.one_of(
-    st.builds(
-        Insert,
-        st.lists(
-            st.tuples(st.sampled_from(SOURCES), st.sampled_from(ENTITIES), st.sampled_from(STATUSES), days, times),
-            min_size=1,
-            max_size=25,
-        ),
-    ),
-    st.builds(Move, picks, days),
-    st.builds(Change, picks, st.sampled_from(ENTITIES), st.sampled_from(STATUSES)),
-    st.builds(Delete, st.integers(0, 4)),
-    st.builds(Rebuild, ranges),
-)
-histories = st.lists(steps, min_size=1, max_size=12)
-
-
-@st.composite
-def requests(draw: st.DrawFn) -> Asked:
-    """A request for a report, in all of its parameters."""
-    slug = draw(st.sampled_from(sorted(REPORTS)))
-    breakdowns, narrowed = REPORTS[slug]
-    values = {"source": (*SOURCES, "nobody"), "status": STATUSES, None: ()}[narrowed]
-    asked = draw(ranges)
-    return Asked(
-        slug=slug,
-        window=draw(st.sampled_from(["day", "week"])),
-        date_from=asked.start,
-        date_to=asked.last,
-        breakdown=draw(st.sampled_from(breakdowns)),
-        only=draw(st.sampled_from([None, *values])),
-        limit=draw(st.sampled_from([1, 2, 5, 1000])),
-        offset=draw(st.sampled_from([0, 1, 7])),
-    )
+#: The buckets of a rollup that wait for a rebuild, or (of days before `$5`) wait in vain.
+STALE_BUCKETS = """
+    SELECT count(DISTINCT date_trunc($1, s.day))
+    FROM (
+        SELECT occurred_day::timestamp FROM event_changes
+        UNION ALL
+        SELECT day::timestamp FROM snapshot_buckets WHERE rollup = $4 AND stale_since IS NOT NULL
+    ) AS s (day)
+    WHERE date_trunc($1, s.day) BETWEEN date_trunc($1, $2::date::timestamp) AND date_trunc($1, $3::date::timestamp)
+        AND s.day >= (SELECT kept_from FROM horizons WHERE subject = $4)
+        AND ($5::date IS NULL OR s.day < $5)
+"""
 
 
 @pytest.fixture
@@ -135,71 +63,26 @@ async def writer(database_url: str) -> AsyncIterator[Connection]:
     await connection.close()
 
 
-async def start_over(connection: Connection) -> None:
-    """Empty the database."""
-    await connection.execute(
-        "TRUNCATE analytics_events, event_sources, event_changes, rollup_source_status, rollup_entity, snapshot_buckets"
-    )
-    for slug in SOURCES:
-        await add_source(connection, slug)
-
-
-async def perform(writer: Connection, service: Connection, history: list[Step]) -> None:
-    """Live through `history`."""
-    for number, step in enumerate(history):
-        match step:
-            case Insert(events):
-                named = [
-                    Event(f"{number}-{n}", source, entity, status, datetime.combine(day, moment, UTC))
-                    for n, (source, entity, status, day, moment) in enumerate(events)
-                ]
-                await write(writer, named)
-            case Move(pick, day):
-                await writer.execute(
-                    "UPDATE analytics_events SET occurred_at = $1 WHERE hashtext(external_ref) % 5 = $2",
-                    datetime.combine(day, time(6), UTC),
-                    pick,
-                )
-            case Change(pick, entity, status):
-                await writer.execute(
-                    "UPDATE analytics_events SET entity_id = $1, status = $2 WHERE hashtext(external_ref) % 5 = $3",
-                    entity,
-                    status,
-                    pick,
-                )
-            case Delete(0):
-                await writer.execute("TRUNCATE analytics_events")
-            case Delete(pick):
-                await writer.execute("DELETE FROM analytics_events WHERE hashtext(external_ref) % 5 = $1", pick)
-            case Rebuild(rebuilt):
-                await rebuild(service, rebuilt)
-
-
-async def rebuild(connection: Connection, rebuilt: DayRange) -> dict[str, int]:
-    """Rebuild a range; the versions that moved on."""
-    async with connection.transaction():
-        return (await rebuild_days(connection, rebuilt, run_id=None)).versions
-
-
-async def rebuild_logged(connection: Connection) -> None:
-    """Rebuild the days in the log, and no other."""
-    for row in await connection.fetch("SELECT DISTINCT occurred_day AS day FROM event_changes"):
-        await rebuild(connection, DayRange.inclusive(row["day"], row["day"]))
-
-
-async def answer(connection: Connection, asked: Asked) -> store.ReportRows:
+async def answer(connection: Connection, asked: Asked, *, fresh: bool = False) -> store.ReportRows:
     """What the service's own statement answers."""
     definition = builtin_definitions()[asked.slug]
     window = Window(asked.window)
     return await store.run_report(
         connection,
-        definition.statement(asked.breakdown),
-        days=DayRange.inclusive(asked.date_from, asked.date_to).whole_buckets(window),
+        definition,
+        asked.breakdown,
+        days=covered(asked),
         window=window,
         limit=asked.limit,
         offset=asked.offset,
         filters=[asked.only] * len(definition.filters),
+        max_fresh_days=ALL_DAYS if fresh else None,
     )
+
+
+def covered(asked: Asked) -> DayRange:
+    """The whole buckets that answer a request."""
+    return DayRange.inclusive(asked.date_from, asked.date_to).whole_buckets(Window(asked.window))
 
 
 async def numbers(connection: Connection, asked: Asked) -> tuple[str, int]:
@@ -208,8 +91,17 @@ async def numbers(connection: Connection, asked: Asked) -> tuple[str, int]:
     return found.rows, found.total
 
 
+async def assert_right(writer: Connection, asked: Asked, found: store.ReportRows) -> None:
+    """The answer is what plain SQL says of the events, of all days that are kept."""
+    since = await horizon(writer, builtin_definitions()[asked.slug].rollup)
+    right = await expected(writer, asked, events="remembered_events", since=since)
+    assert json.loads(found.rows) == right.rows, asked
+    assert (found.row_count, found.total) == (len(right.rows), right.total), asked
+    assert found.retained_from == (since if since > covered(asked).start else None), asked
+
+
 @PROPERTY
-@given(history=histories)
+@given(history=pruned_histories)
 async def test_whatever_happened_rebuilding_the_logged_days_makes_every_snapshot_right(
     writer: Connection, connection: Connection, history: list[Step]
 ) -> None:
@@ -222,7 +114,7 @@ async def test_whatever_happened_rebuilding_the_logged_days_makes_every_snapshot
 
 
 @PROPERTY
-@given(history=histories, asked=st.lists(requests(), min_size=1, max_size=8))
+@given(history=pruned_histories, asked=st.lists(requests(), min_size=1, max_size=8))
 async def test_every_report_equals_plain_sql_on_the_events(
     writer: Connection, connection: Connection, history: list[Step], asked: list[Asked]
 ) -> None:
@@ -231,13 +123,46 @@ async def test_every_report_equals_plain_sql_on_the_events(
     await rebuild_logged(connection)
 
     for request in asked:
-        found, right = await answer(connection, request), await expected(writer, request)
-        assert json.loads(found.rows) == right.rows, request
-        assert (found.row_count, found.total) == (len(right.rows), right.total), request
+        await assert_right(writer, request, await answer(connection, request))
 
 
 @PROPERTY
-@given(history=histories, asked=st.lists(requests(), min_size=1, max_size=4), again=st.lists(ranges, min_size=1))
+@given(history=pruned_histories, asked=st.lists(requests(), min_size=1, max_size=8))
+async def test_every_fresh_report_equals_plain_sql_on_the_events_without_any_rebuild(
+    writer: Connection, connection: Connection, history: list[Step], asked: list[Asked]
+) -> None:
+    await start_over(connection)
+    await perform(writer, connection, history)
+
+    for request in asked:
+        await assert_right(writer, request, await answer(connection, request, fresh=True))
+
+
+@PROPERTY
+@given(history=pruned_histories, asked=st.lists(requests(), min_size=1, max_size=8))
+async def test_every_answer_tells_how_many_of_its_buckets_the_log_says_are_stale(
+    writer: Connection, connection: Connection, history: list[Step], asked: list[Asked]
+) -> None:
+    await start_over(connection)
+    await perform(writer, connection, history)
+
+    listed = await store.read_stale_days(connection, most=ALL_DAYS)
+    frozen_before = await horizon(connection, "events")
+    for request in asked:
+        rollup = builtin_definitions()[request.slug].rollup
+        about = (request.window, request.date_from, request.date_to, rollup)
+        stale = await writer.fetchval(STALE_BUCKETS, *about, None)
+        for_ever = await writer.fetchval(STALE_BUCKETS, *about, frozen_before)
+
+        assert (await answer(connection, request)).stale_buckets == stale, request
+        assert (await answer(connection, request, fresh=True)).stale_buckets == for_ever, request
+        # A hit has no statement: it counts in what this process last saw.
+        seen = StaleDays.of(listed[rollup], known_from=FIRST_DAY)
+        assert seen.count_buckets(covered(request), Window(request.window)) == stale, request
+
+
+@PROPERTY
+@given(history=pruned_histories, asked=st.lists(requests(), min_size=1, max_size=4), again=st.lists(ranges, min_size=1))
 async def test_recomputing_anything_while_no_event_changes_changes_no_number(
     writer: Connection, connection: Connection, history: list[Step], asked: list[Asked], again: list[DayRange]
 ) -> None:

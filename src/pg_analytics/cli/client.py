@@ -7,7 +7,8 @@ is only ever sent to this machine.
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -28,6 +29,8 @@ DEMO_KEY: Final = "management-key"
 DEMO_DATABASE_URL: Final = "database-url"
 
 _CONNECT_TIMEOUT_S: Final = 5
+#: A stream speaks every ten seconds, if only to say that it is there.
+_SILENCE_S: Final = 30
 _LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
 
 AsJson = Annotated[
@@ -101,7 +104,7 @@ class Answer:
 
 
 class Service:
-    """A service to ask. Both ways raise `CommandError` when there is no answer, or when it is a refusal."""
+    """A service to ask. Every way raises `CommandError` when there is no answer, or when it is a refusal."""
 
     def __init__(self, options: Asking) -> None:
         self._url = _url(options.url)
@@ -118,6 +121,19 @@ class Service:
         headers = {} if actor is None else {b"X-Actor": actor.encode(errors="surrogateescape")}
         return self._ask("POST", path, content=None if body is None else json.dumps(body).encode(), headers=headers)
 
+    def follow(self, *path: str) -> Iterator[Any]:
+        """The data of each event of the stream that lies under the segments of `path`, as they come. It ends when the
+        service ends it; `CommandError` also when it breaks.
+        """
+        with (
+            self._reached(silence_s=_SILENCE_S) as http,
+            http.stream("GET", self._target(path), headers=self._headers("text/event-stream")) as response,
+        ):
+            if not response.headers.get("content-type", "").startswith("text/event-stream"):
+                response.read()
+                self._accepted(self._envelope(response))
+            yield from _events(response.iter_bytes())
+
     def _ask(
         self,
         method: str,
@@ -128,26 +144,36 @@ class Service:
         content: bytes | None = None,
         headers: Mapping[bytes, bytes] | None = None,
     ) -> Answer:
+        target = self._target(path, base) + (query and f"?{query}")
+        sent = self._headers("application/json") | dict(headers or {})
+        with self._reached(silence_s=self._timeout_s) as http:
+            response = http.request(method, target, content=content, headers=sent)
+        return self._accepted(self._envelope(response))
+
+    def _target(self, path: Sequence[str], base: str = BASE_PATH) -> str:
+        return f"{self._url}{base}/{'/'.join(quote(segment, safe='', errors='surrogateescape') for segment in path)}"
+
+    def _headers(self, accepted: str) -> dict[bytes, bytes]:
+        headers = {b"Accept": accepted.encode()}
+        return headers if self._key is None else headers | {b"X-Management-Key": self._key.encode()}
+
+    @contextmanager
+    def _reached(self, *, silence_s: float) -> Iterator["httpx.Client"]:
+        """A client for the length of a block, in which what keeps the service from answering is a `CommandError`."""
         import httpx  # noqa: PLC0415 - slow, and most of the command line does without
 
-        segments = (quote(segment, safe="", errors="surrogateescape") for segment in path)
-        url = f"{self._url}{base}/{'/'.join(segments)}" + (query and f"?{query}")
-        sent = {b"Accept": b"application/json", **(headers or {})}
-        if self._key is not None:
-            sent[b"X-Management-Key"] = self._key.encode()
-        timeout = httpx.Timeout(self._timeout_s, connect=min(_CONNECT_TIMEOUT_S, self._timeout_s))
+        timeout = httpx.Timeout(silence_s, connect=min(_CONNECT_TIMEOUT_S, self._timeout_s))
         try:
             # A proxy that the environment names leads out of this machine, and would see the key.
             with httpx.Client(timeout=timeout, trust_env=not self._is_here) as http:
-                response = http.request(method, url, content=content, headers=sent)
+                yield http
         except httpx.InvalidURL as error:
             raise CommandError(ExitCode.USAGE, f"{self._shown_url} is no URL: {error}") from None
         except httpx.ReadTimeout:
-            silence = f"{self._shown_url} did not answer within {self._timeout_s} seconds"
+            silence = f"{self._shown_url} did not answer within {silence_s:g} seconds"
             raise CommandError(ExitCode.UNAVAILABLE, silence) from None
         except httpx.HTTPError as error:
             raise self._unreachable(error) from None
-        return self._accepted(self._envelope(response))
 
     @property
     def _shown_url(self) -> str:
@@ -189,6 +215,15 @@ class Service:
                 else "set MANAGEMENT_API_KEY or give --key-file"
             )
         raise CommandError(exit_code, error["message"], hint=hint, error=error)
+
+
+def _events(pieces: Iterable[bytes]) -> Iterator[Any]:
+    """The data of server-sent events as our service writes them: one line of JSON each; comments have none."""
+    received = b""
+    for piece in pieces:
+        *whole, received = (received + piece).split(b"\n\n")
+        for event in whole:
+            yield from (json.loads(line[6:]) for line in event.split(b"\n") if line.startswith(b"data: "))
 
 
 def _is_envelope(document: Any) -> bool:

@@ -13,7 +13,7 @@ class ExitCode(IntEnum):
     """Every exit code of `pg-analytics`, with its meaning."""
 
     OK = 0, "done"
-    FAILED = 1, "done, but the answer is no: a run failed, health is degraded, a migration is pending"
+    FAILED = 1, "done, but the answer is no: a run failed or found drift, health is degraded, a migration is pending"
     USAGE = 2, "a wrong argument, setting or parameter"
     NOT_FOUND = 3, "there is no such report or run"
     NOT_AUTHORISED = 4, "the management key is missing or wrong"

@@ -81,6 +81,7 @@ def _run(
     filters: Annotated[
         tuple[str, ...], Parameter(name="--filter", metavar="NAME=VALUE", negative=(), show_default=False)
     ] = (),
+    fresh: Annotated[bool, Parameter(negative=())] = False,
     limit: int | None = None,
     offset: int | None = None,
     chart: Annotated[bool | None, Parameter(negative="--no-chart")] = None,
@@ -99,6 +100,7 @@ def _run(
         pg-analytics run volume-by-period --breakdown source
         pg-analytics run status-counts --status failed
         pg-analytics run top-entities --limit 10 --json
+        pg-analytics run volume-by-period --fresh
 
     :param slug: The report, as `pg-analytics reports` lists it.
     :param window: Width of a bucket, day or week; the default is the report's.
@@ -108,13 +110,14 @@ def _run(
     :param source: The same as --filter source=…
     :param status: The same as --filter status=…
     :param filters: Only rows with this value; may be repeated.
+    :param fresh: Count changes that no rebuild has seen yet, past the cache.
     :param limit: The most rows, 1 to 1000; the service's default is 50.
     :param offset: How many rows to leave out at the beginning.
     :param chart: Draw a chart, or none; by default on a terminal only.
     """
     asked = _given(window=window, date_from=from_, date_to=to, breakdown=breakdown, source=source, status=status)
     asked += [_filter(text) for text in filters]
-    asked += _given(limit=limit, offset=offset)
+    asked += _given(fresh="true" if fresh else None, limit=limit, offset=offset)
     answer = Service(service).get("reports", slug, "run", parameters=asked)
     if as_json:
         output.show_json(answer.document)
@@ -137,7 +140,10 @@ def _show_notes(data: dict[str, Any], meta: dict[str, Any]) -> None:
     )
     output.show_rest(meta["pagination"], len(data["rows"]))
     if meta.get("stale_buckets"):
-        output.notice(f"{meta['stale_buckets']} buckets have events that are not counted yet")
+        what = "changes that are lost to them" if meta.get("fresh") else "changes that are not counted yet"
+        output.notice(f"{meta['stale_buckets']} buckets have {what}")
+    if "retained_from" in meta:
+        output.notice(f"days before {meta['retained_from']} are not kept any more: they are missing, not empty")
     if meta.get("degraded"):
         output.notice("PostgreSQL cannot be reached: this is the last answer in the cache")
 

@@ -1,7 +1,7 @@
 """The envelope of every answer: `{"data": …, "meta": …}` on success, `{"error": …}` on failure."""
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 from starlette.responses import Response
@@ -35,10 +35,13 @@ def rendered(content: bytes, *, status: int = 200, headers: Mapping[str, str] | 
 
 def failure(error: ServiceError) -> Response:
     """The one place where an error becomes an answer."""
-    described: dict[str, Any] = {"code": error.code.code, "message": error.message}
-    if error.details is not None:
-        described["details"] = error.details
-    return rendered(_ENCODER.encode({"error": described}), status=error.code.status, headers=error.headers)
+    return rendered(_ENCODER.encode({"error": described(error)}), status=error.code.status, headers=error.headers)
+
+
+def described(error: ServiceError) -> Mapping[str, object]:
+    """An error as clients read it."""
+    members: dict[str, object] = {"code": error.code.code, "message": error.message}
+    return members if error.details is None else members | {"details": error.details}
 
 
 def pagination(*, limit: int, offset: int, total: int) -> dict[str, object]:

@@ -21,12 +21,17 @@ from pg_analytics.errors import ErrorCode, ServiceError, invalid, not_found, una
 from pg_analytics.http.body import Incoming
 from pg_analytics.http.envelope import failure
 
+#: The type of server-sent events.
+EVENT_STREAM: Final = b"text/event-stream"
+
 _log: Final = structlog.get_logger(__name__)
 _SANE_REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
 
 
 def build(routes: Sequence[BaseRoute], *, deadline: timedelta) -> ASGIApp:
-    """The ASGI application that serves `routes`; a request that takes longer than `deadline` is answered 503."""
+    """The ASGI application that serves `routes`; a request that takes longer than `deadline` is answered 503.
+    A stream of events must only have begun by then.
+    """
     application = Starlette(
         routes=routes,
         exception_handlers={HTTPException: _routing_failed, ServiceError: _service_error, Exception: _defect},
@@ -53,6 +58,8 @@ class _Gateway:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id.encode())]
+                if _is_stream(message) and not deadline.expired():
+                    deadline.reschedule(None)
             await send(message)
 
         started = time.perf_counter()
@@ -98,6 +105,11 @@ def _wrong_path(scope: Scope) -> ServiceError | None:
     except UnicodeDecodeError:
         return invalid("path", "must be UTF-8")
     return invalid("path", "must not hold a NUL character") if "\x00" in decoded else None
+
+
+def _is_stream(start: Message) -> bool:
+    """Whether the answer that begins is one that goes on for as long as somebody listens."""
+    return any(name == b"content-type" and value.startswith(EVENT_STREAM) for name, value in start["headers"])
 
 
 async def _service_error(_request: Request, error: Exception) -> Response:

@@ -111,6 +111,22 @@ class Day(Parameter[date | None]):
         return parse_day(text)
 
 
+@dataclass(frozen=True, slots=True)
+class Flag(Parameter[bool]):
+    """Yes or no."""
+
+    @property
+    def allowed(self) -> str:
+        """What a value may be, in words."""
+        return "must be true or false"
+
+    def parse(self, text: str) -> bool:
+        """The answer; `ValueError` if it is another word, or written in another case."""
+        if text not in {"true", "false"}:
+            raise ValueError(text)
+        return text == "true"
+
+
 OFFSET: Final = Integer("offset", 0, minimum=0, maximum=MAX_OFFSET)
 
 

@@ -34,6 +34,8 @@ _COMPLETE_RUN: Final = statement(__package__, "complete_run")
 _FAIL_RUN: Final = statement(__package__, "fail_run")
 _HAND_BACK_RUN: Final = statement(__package__, "hand_back_run")
 _CANCEL_RUN: Final = statement(__package__, "cancel_run")
+_PLAN_BUCKETS: Final = statement(__package__, "plan_buckets")
+_READ_THROUGHPUT: Final = statement(__package__, "read_throughput")
 
 
 class Summary(msgspec.Struct, frozen=True):
@@ -137,6 +139,21 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True)
+class PlannedBucket:
+    """A bucket that a run would rebuild, as the last rebuilds of its days left it; the oldest of them was at
+    `computed_at`. A frozen bucket has days whose events were pruned. How many events an uncounted one has is not known:
+    it has a day with changes that was never rebuilt.
+    """
+
+    bucket_date: date
+    event_count: int
+    computed_at: datetime | None
+    is_stale: bool
+    is_frozen: bool
+    is_uncounted: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Claim:
     """A run that the caller now holds; `rescued` if another worker had let it go without a word."""
 
@@ -189,15 +206,15 @@ async def get_run(connection: Connection, run_id: UUID) -> Run | None:
 
 
 async def list_runs(
-    connection: Connection, *, status: str | None, report_slug: str | None, limit: int, offset: int
+    connection: Connection, *, status: str | None, report_slug: str | None, mode: str | None, limit: int, offset: int
 ) -> list[Run]:
     """A page of the runs that match, newest first."""
-    return [Run.of(row) for row in await connection.fetch(_LIST_RUNS, status, report_slug, limit, offset)]
+    return [Run.of(row) for row in await connection.fetch(_LIST_RUNS, status, report_slug, mode, limit, offset)]
 
 
-async def count_runs(connection: Connection, *, status: str | None, report_slug: str | None) -> int:
+async def count_runs(connection: Connection, *, status: str | None, report_slug: str | None, mode: str | None) -> int:
     """How many runs match."""
-    return int(await connection.fetchval(_COUNT_RUNS, status, report_slug))
+    return int(await connection.fetchval(_COUNT_RUNS, status, report_slug, mode))
 
 
 async def claim_run(connection: Connection, lease: timedelta) -> Claim | None:
@@ -263,3 +280,16 @@ async def cancel_run(connection: Connection, run_id: UUID) -> Run | None:
     """Cancel `run_id`; None if it has ended or does not exist."""
     row = await connection.fetchrow(_CANCEL_RUN, run_id)
     return None if row is None else Run.of(row)
+
+
+async def plan_buckets(connection: Connection, scope: Scope) -> list[PlannedBucket]:
+    """The buckets of `scope`, ascending, as the rollup of its report stands."""
+    days = scope.days
+    rows = await connection.fetch(_PLAN_BUCKETS, scope.report_slug, days.start, days.end, scope.window.days)
+    return [PlannedBucket(**row) for row in rows]
+
+
+async def read_throughput(connection: Connection) -> float | None:
+    """Events that a second of rebuilding takes in, over the last runs; None if there were none."""
+    events_per_second: float | None = await connection.fetchval(_READ_THROUGHPUT)
+    return events_per_second

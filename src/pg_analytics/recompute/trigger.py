@@ -19,10 +19,14 @@ from pg_analytics.recompute import store
 from pg_analytics.recompute.store import Mode, Run, Scope
 from pg_analytics.redis.client import RedisClient
 from pg_analytics.reports.parameters import check_range
-from pg_analytics.reports.store import CatalogEntry, read_catalog
+from pg_analytics.reports.store import read_catalog
+from pg_analytics.snapshots.store import read_horizons
 
 #: Channel on which a trigger wakes the workers.
 BACKLOG_CHANNEL: Final = "pg_analytics_backlog"
+
+#: Refusals that the audit trail tells of: the request was right, and was turned down for what it would have done.
+_REJECTIONS: Final = frozenset({ErrorCode.CONFLICT, ErrorCode.UNPROCESSABLE, ErrorCode.SERVICE_UNAVAILABLE})
 
 
 def lock_key(scope: Scope) -> str:
@@ -43,7 +47,8 @@ class Trigger:
 
     async def trigger(self, scope: Scope, requested_by: str, *, via: str) -> Run:
         """The new run. `ServiceError` 404 unknown report, 400 wrong window or range, 409 the scope has an active
-        run (`details.run_id`), 503 the backlog is full or PostgreSQL is lost.
+        run (`details.run_id`), 422 some days are frozen (`details.kept_from`), 503 the backlog is full or PostgreSQL is
+        lost.
         """
         check_range(scope.date_from, scope.date_to, max_days=self.max_range_days)
         run_id = uuid4()
@@ -53,13 +58,28 @@ class Trigger:
                 try:
                     run = await self._enter(connection, run_id, scope, requested_by, via=via, locked=locked)
                 except ServiceError as refusal:
-                    if refusal.code in {ErrorCode.CONFLICT, ErrorCode.SERVICE_UNAVAILABLE}:
+                    if refusal.code in _REJECTIONS:
                         await _record_rejection(connection, scope, requested_by, refusal)
                     raise
         except BaseException:
             await self.redis.release(lock_key(scope), str(run_id))
             raise
         return run
+
+    async def refusal(self, connection: Connection, scope: Scope) -> ServiceError | None:
+        """Why a run of `scope` would be refused at the moment, by what stands in PostgreSQL. `ServiceError` 404 unknown
+        report, 400 wrong window or range.
+        """
+        check_range(scope.date_from, scope.date_to, max_days=self.max_range_days)
+        await _check_window(connection, scope)
+        try:
+            await _check_frozen(connection, scope)
+            if (holder := await store.find_active_run(connection, scope)) is not None:
+                raise _conflict(holder)
+            await self._check_backlog(connection)
+        except ServiceError as refusal:
+            return refusal
+        return None
 
     async def cancel(self, run_id: UUID, actor: str) -> Run:
         """Cancel a run. `ServiceError` 404 if there is none, 409 if it has ended."""
@@ -86,12 +106,12 @@ class Trigger:
         self, connection: Connection, run_id: UUID, scope: Scope, requested_by: str, *, via: str, locked: bool
     ) -> Run:
         async with transaction(connection):
-            _check_window((await read_catalog(connection)).get(scope.report_slug), scope)
+            await _check_window(connection, scope)
+            await _check_frozen(connection, scope)
             if not locked and (holder := await store.find_active_run(connection, scope)) is not None:
                 raise _conflict(holder)
             await store.lock_backlog(connection)
-            if await store.count_pending(connection) >= self.queue_size:
-                raise unavailable(f"the backlog is full ({self.queue_size} runs wait)", retry_after_s=5)
+            await self._check_backlog(connection)
             try:
                 async with transaction(connection):
                     run = await store.insert_run(connection, run_id, scope, requested_by)
@@ -107,12 +127,31 @@ class Trigger:
             await connection.execute("SELECT pg_notify($1, '')", BACKLOG_CHANNEL)
         return run
 
+    async def _check_backlog(self, connection: Connection) -> None:
+        if await store.count_pending(connection) >= self.queue_size:
+            raise unavailable(f"the backlog is full ({self.queue_size} runs wait)", retry_after_s=5)
 
-def _check_window(entry: CatalogEntry | None, scope: Scope) -> None:
+
+async def _check_window(connection: Connection, scope: Scope) -> None:
+    entry = (await read_catalog(connection)).get(scope.report_slug)
     if entry is None:
         raise not_found("report")
     if scope.window not in entry.allowed_windows:
         raise invalid("window", f"must be one of {', '.join(entry.allowed_windows)}")
+
+
+async def _check_frozen(connection: Connection, scope: Scope) -> None:
+    """Days that are pruned while the run waits are found by its worker, and fail it."""
+    kept_from = (await read_horizons(connection)).events
+    if scope.mode is Mode.VERIFY or scope.days.start >= kept_from:
+        return
+    first = scope.window.bucket_start(kept_from + timedelta(days=scope.window.days - 1))
+    raise ServiceError(
+        ErrorCode.UNPROCESSABLE,
+        f"the events of days before {kept_from} were pruned, so their snapshots are frozen;"
+        f" the first day that can be rebuilt by the {scope.window} is {first}",
+        details={"kept_from": kept_from},
+    )
 
 
 def _conflict(run_id: UUID | None) -> ServiceError:

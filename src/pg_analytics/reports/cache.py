@@ -1,7 +1,8 @@
 """Answers in Redis: `report:{slug}:v{version}:{hash}`, and the mirror of each report's version.
 
-An entry is the body of a hit, ready for the socket. It names the version that was read *before* the data, so
-once the version moves on nobody asks for it again and its TTL removes it; nothing is ever searched and deleted.
+An entry is the body of a hit, but for what is true of a moment only (`with_meta`). It names the version that was read
+*before* the data, so once the version moves on nobody asks for it again and its TTL removes it; nothing is ever
+searched and deleted.
 The hash covers the normalised parameters and the catalogue's epoch, which no other database shares.
 """
 
@@ -14,8 +15,10 @@ import msgspec
 from pg_analytics.redis.client import RedisClient
 from pg_analytics.reports.store import CatalogEntry
 
-#: What every entry starts with; anything else under our key was written by somebody else.
+#: What every entry starts and ends with; anything else under our key was written by somebody else. The end is that of
+#: `meta`, which is never empty, and of the envelope.
 _BODY_START: Final = b'{"data":{'
+_BODY_END: Final = b"}}"
 
 
 def version_key(slug: str) -> str:
@@ -29,6 +32,12 @@ def entry_key(entry: CatalogEntry, version: int, parameters: Mapping[str, object
     return f"report:{entry.slug}:v{version}:{hashlib.sha256(identity).hexdigest()}"
 
 
+def with_meta(body: bytes, members: Mapping[str, object]) -> bytes:
+    """`body` with more members at the end of its `meta`. Nothing of it is parsed: hits are many."""
+    more = msgspec.json.encode(members)[1:-1]
+    return b"".join((body.removesuffix(_BODY_END), b",", more, _BODY_END)) if more else body
+
+
 class ReportCache:
     """Bodies of hits in Redis."""
 
@@ -38,7 +47,7 @@ class ReportCache:
     async def get(self, key: str) -> bytes | None:
         """The body kept under `key`; None if there is none or Redis does not answer."""
         body = await self._redis.get(key)
-        return body if body is not None and body.startswith(_BODY_START) else None
+        return body if body is not None and body.startswith(_BODY_START) and body.endswith(_BODY_END) else None
 
     async def put(self, key: str, body: bytes, *, ttl_s: int) -> None:
         """Keep `body` for `ttl_s` seconds; 0 keeps nothing."""

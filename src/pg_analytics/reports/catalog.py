@@ -12,6 +12,10 @@ saw "completed" asks later than the end of every lease from before that commit:
 
 `NOTIFY` only makes the next poll come sooner. When a lease has run out, a request reads the catalogue
 itself; when that fails, PostgreSQL is lost and what is known is used, marked as degraded.
+
+A cached answer also says how many of its buckets are stale. The days that are come with the same poll, read before the
+versions and believed after them: a day that a rebuild has just made fresh is then at worst still called stale, and the
+old numbers of a day are never called fresh because its rebuild was noticed before its version.
 """
 
 import asyncio
@@ -27,8 +31,10 @@ from pg_analytics.postgres.pool import LOST, Connection, Postgres, lost
 from pg_analytics.reports import store
 from pg_analytics.reports.cache import ReportCache
 from pg_analytics.reports.definition import builtin_definitions
+from pg_analytics.reports.staleness import Staleness
 from pg_analytics.reports.store import CatalogEntry
 from pg_analytics.snapshots.rebuild import VERSIONS_CHANNEL
+from pg_analytics.windows import DayRange, Window
 
 _log: Final = structlog.get_logger(__name__)
 
@@ -62,6 +68,7 @@ class Catalog:
         self._postgres = postgres
         self._cache = cache
         self._entries: dict[str, CatalogEntry] = {}
+        self._staleness = Staleness(lifetime_s=LEASE_S)
         self._lease_ends = 0.0
         self._lost = False
         self._mirrored: dict[str, int] = {}
@@ -93,6 +100,10 @@ class Catalog:
             raise lost()
         raise not_found("report")
 
+    def stale_buckets(self, rollup: str, covers: DayRange, window: Window) -> int | None:
+        """How many buckets of `covers` have changes that no rebuild has seen; None if that is not known."""
+        return self._staleness.count_buckets(rollup, covers, window)
+
     def _leased(self) -> bool:
         return time.monotonic() < self._lease_ends
 
@@ -112,8 +123,11 @@ class Catalog:
             return True
 
     async def _poll(self, connection: Connection) -> None:
+        look = await self._staleness.look(connection)
         started = time.monotonic()
         self._accept(await store.read_catalog(connection), started)
+        if look is not None:
+            self._staleness.accept(look)
         self._lost = False
         await self._mirror()
 

@@ -11,6 +11,7 @@ import msgspec
 from pg_analytics.windows import Window
 
 _BUILTIN: Final = "builtin"
+_EVERY_REPORT: Final = {"fresh": "true|false", "limit": "1-1000", "offset": ">=0"}
 
 
 class WindowDefault(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -68,7 +69,7 @@ class ReportDefinition(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         asked = {"window": "|".join(window.name for window in self.windows)}
         if self.breakdowns:
             asked["breakdown"] = "|".join(breakdown.name for breakdown in self.breakdowns)
-        return asked | {f.name: f.description for f in self.filters} | {"limit": "1-1000", "offset": ">=0"}
+        return asked | {f.name: f.description for f in self.filters} | _EVERY_REPORT
 
     def statement(self, breakdown: str | None) -> str:
         """The SQL that answers the report with `breakdown` (None: the report has none)."""

@@ -5,7 +5,7 @@ from datetime import date, datetime, timedelta
 from typing import Any, Final
 
 from pg_analytics.errors import invalid
-from pg_analytics.http.params import OFFSET, Choice, Day, Integer, Parameter, Query, Text
+from pg_analytics.http.params import OFFSET, Choice, Day, Flag, Integer, Parameter, Query, Text
 from pg_analytics.reports.definition import Filter, ReportDefinition
 from pg_analytics.reports.store import CatalogEntry
 from pg_analytics.windows import FIRST_DAY, DayRange, Window
@@ -15,18 +15,22 @@ DEFAULT_DAYS: Final = 30
 
 DATE_FROM: Final = Day("date_from", None)
 DATE_TO: Final = Day("date_to", None)
+FRESH: Final = Flag("fresh", default=False)
 LIMIT: Final = Integer("limit", 50, minimum=1, maximum=1000)
 
 
 @dataclass(frozen=True, slots=True)
 class RunParameters:
-    """What is asked of a report. `filters` holds the value of each of its filters, None where not narrowed."""
+    """What is asked of a report. `filters` holds the value of each of its filters, None where not narrowed; `fresh`
+    asks for the numbers of this moment.
+    """
 
     window: Window
     date_from: date
     date_to: date
     breakdown: str | None
     filters: dict[str, str | None]
+    fresh: bool
     limit: int
     offset: int
 
@@ -36,7 +40,7 @@ class RunParameters:
         return DayRange.inclusive(self.date_from, self.date_to).whole_buckets(self.window)
 
     def identity(self) -> dict[str, object]:
-        """Equal for requests that have the same answer, for the cache key."""
+        """Equal for requests that have the same answer, for the cache key. A fresh answer is never kept."""
         return {
             "window": self.window.value,
             "date_from": self.date_from.isoformat(),
@@ -53,7 +57,7 @@ def declared(definition: ReportDefinition, entry: CatalogEntry) -> list[Paramete
     parameters: list[Parameter[Any]] = [_window(entry), DATE_FROM, DATE_TO]
     if definition.breakdowns:
         parameters.append(_breakdown(definition))
-    return [*parameters, *(_filter(f) for f in definition.filters), LIMIT, OFFSET]
+    return [*parameters, *(_filter(f) for f in definition.filters), FRESH, LIMIT, OFFSET]
 
 
 def read(
@@ -68,6 +72,7 @@ def read(
         date_to=date_to,
         breakdown=query.value(_breakdown(definition)) if definition.breakdowns else None,
         filters={f.name: query.value(_filter(f)) for f in definition.filters},
+        fresh=query.value(FRESH),
         limit=query.value(LIMIT),
         offset=query.value(OFFSET),
     )

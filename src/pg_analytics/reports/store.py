@@ -9,14 +9,20 @@ import msgspec
 from pg_analytics.postgres.pool import Connection
 from pg_analytics.postgres.statements import statement
 from pg_analytics.reports.definition import ReportDefinition
+from pg_analytics.reports.statement import run_statement
 from pg_analytics.windows import DayRange, Window
 
 _LIST_REPORTS: Final = statement(__package__, "list_reports")
 _COUNT_REPORTS: Final = statement(__package__, "count_reports")
 _READ_CATALOG: Final = statement(__package__, "read_catalog")
 _READ_FRESHNESS: Final = statement(__package__, "read_freshness")
+_READ_STALE_DAYS: Final = statement(__package__, "read_stale_days")
 _INSTALL_REPORT: Final = statement(__package__, "install_report")
 _INSTALL_WINDOW: Final = statement(__package__, "install_window")
+
+#: A change log longer than this (about a million entries) is not read for an answer that does not depend on it: that
+#: would take longer than most reports.
+_MAX_LOG_BYTES: Final = 64 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,25 +55,33 @@ class ReportSummary(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class ReportRows:
-    """What a report's statement returned: the page as JSON text, its size, the size of all pages, and the oldest
-    rebuild among the days that were read (None: none was ever built).
+    """What a report's statement returned: the page as JSON text, its size and the size of all pages.
+
+    `computed_at` is the oldest rebuild among the snapshots that were read (None: there was none), `stale_buckets` how
+    many buckets have changes that are not in the rows (None: the log is too long to tell), `fresh_days` how many stale
+    days a fresh answer counts (None: it is not a fresh one), and `retained_from` the first day that is kept, where the
+    range begins before it.
     """
 
     rows: str
     row_count: int
     total: int
     computed_at: datetime | None
+    stale_buckets: int | None
+    fresh_days: int | None
+    retained_from: date | None
 
 
 @dataclass(frozen=True, slots=True)
 class Freshness:
-    """How current a rollup is: the newest day with events in it, its last rebuild, and how many days (of all) have
-    events that no rebuild has seen.
+    """How current a rollup is: the newest day with events in it, its last rebuild, how many days (of all) have changes
+    that no rebuild has seen or will ever see, and for how many seconds the oldest change has been waiting for one.
     """
 
     data_through: date | None
     computed_at: datetime | None
     stale_days: int
+    lag_seconds: float
 
 
 async def list_reports(
@@ -109,19 +123,33 @@ async def read_freshness(connection: Connection, rollup: str) -> Freshness:
     return Freshness(**(await connection.fetch(_READ_FRESHNESS, rollup))[0])
 
 
+async def read_stale_days(connection: Connection, *, most: int) -> dict[str, list[date]]:
+    """Per rollup, up to `most` days that are stale, newest first. Empty if the change log is too long to be polled."""
+    found = await connection.fetch(_READ_STALE_DAYS, most, _MAX_LOG_BYTES)
+    return {row["rollup"]: row["days"] for row in found}
+
+
 async def run_report(
     connection: Connection,
-    sql: str,
+    definition: ReportDefinition,
+    breakdown: str | None,
     *,
     days: DayRange,
     window: Window,
     limit: int,
     offset: int,
     filters: list[str | None],
+    max_fresh_days: int | None = None,
 ) -> ReportRows:
-    """Run a report's statement. One statement, so one snapshot: no answer mixes two states."""
-    row = (await connection.fetch(sql, days.start, days.end, window.value, limit, offset, *filters))[0]
-    return ReportRows(row["rows"], row["row_count"], row["total"], row["computed_at"])
+    """Run a report. One statement, so one snapshot: no answer mixes two states.
+
+    With `max_fresh_days`, the rows are those of this very moment: the events of stale days are counted. Where there
+    are more such days than that, `fresh_days` says so, and the rows are not fresh.
+    """
+    sql = run_statement(definition.slug, breakdown, fresh=max_fresh_days is not None)
+    asked = (days.start, days.end, window.value, limit, offset, *filters)
+    [row] = await connection.fetch(sql, *asked, definition.rollup, max_fresh_days, _MAX_LOG_BYTES)
+    return ReportRows(**row)
 
 
 async def install_report(connection: Connection, definition: ReportDefinition) -> None:

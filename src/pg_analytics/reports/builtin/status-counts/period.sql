@@ -30,8 +30,4 @@ SELECT
         '[]'
     ) AS rows,
     (SELECT count(*) FROM page) AS row_count,
-    (SELECT count(*) FROM counted) AS total,
-    (
-        SELECT min(b.computed_at) FROM snapshot_buckets AS b
-        WHERE b.rollup = 'source_status' AND b.day >= $1 AND b.day < $2
-    ) AS computed_at
+    (SELECT count(*) FROM counted) AS total

@@ -1,0 +1,69 @@
+"""The statements that move horizons: from which day on the events, and each rollup, are kept."""
+
+from dataclasses import dataclass
+from datetime import date
+from typing import Final
+
+from pg_analytics.postgres.pool import Connection
+from pg_analytics.postgres.statements import statement
+from pg_analytics.snapshots.store import ROLLUPS
+
+#: Subject of the horizon of the events; those of the rollups are named like them.
+EVENTS: Final = "events"
+
+_READ_RETENTION: Final = statement(__package__, "read_retention")
+_RAISE_RETENTION: Final = statement(__package__, "raise_retention")
+_LOCK_HORIZON: Final = statement(__package__, "lock_horizon")
+_MOVE_HORIZON: Final = statement(__package__, "move_horizon")
+_COUNT_BUCKETS_BEFORE: Final = statement(__package__, "count_buckets_before")
+_DROP: Final = {rollup: statement(__package__, f"drop_{rollup}") for rollup in ROLLUPS}
+_DROP_BUCKETS: Final = statement(__package__, "drop_buckets")
+_LOG_REGAINED_DAYS: Final = statement(__package__, "log_regained_days")
+
+
+@dataclass(frozen=True, slots=True)
+class BucketsBefore:
+    """How many days of a rollup lie before some day, and the first of them."""
+
+    days: int
+    first_day: date | None
+
+
+async def read_retention(connection: Connection, today: date) -> dict[str, date]:
+    """From which Monday on each rollup is to be kept; a rollup that no report reads is left out."""
+    return {row["rollup"]: row["keep_from"] for row in await connection.fetch(_READ_RETENTION, today)}
+
+
+async def raise_retention(connection: Connection, days: int) -> None:
+    """Let every window be kept for at least `days`."""
+    await connection.execute(_RAISE_RETENTION, days)
+
+
+async def lock_horizon(connection: Connection, subject: str) -> date:
+    """From which day on `subject` is kept; nobody else changes that until the transaction ends."""
+    kept_from: date = await connection.fetchval(_LOCK_HORIZON, subject)
+    return kept_from
+
+
+async def move_horizon(connection: Connection, subject: str, kept_from: date) -> None:
+    """Keep `subject` from `kept_from` on."""
+    await connection.execute(_MOVE_HORIZON, subject, kept_from)
+
+
+async def count_buckets_before(connection: Connection, rollup: str, day: date) -> BucketsBefore:
+    """The days of `rollup` before `day`."""
+    return BucketsBefore(**(await connection.fetch(_COUNT_BUCKETS_BEFORE, rollup, day))[0])
+
+
+async def drop_days(connection: Connection, rollup: str, start: date, end: date) -> int:
+    """Delete the days `start <= day < end` of `rollup`, which are locked; returns how many rows that were."""
+    deleted = await connection.execute(_DROP[rollup], start, end)
+    await connection.execute(_DROP_BUCKETS, rollup, start, end)
+    return int(deleted.split()[-1])
+
+
+async def log_regained_days(connection: Connection, rollup: str, start: date, end: date) -> int:
+    """Enter those of the days `start <= day < end` of `rollup`, which are locked, into the change log that need a
+    rebuild; returns how many that are.
+    """
+    return int((await connection.execute(_LOG_REGAINED_DAYS, rollup, start, end)).split()[-1])

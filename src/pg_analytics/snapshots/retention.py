@@ -1,0 +1,146 @@
+"""Retention: a rollup keeps its days as long as any window of any report over it asks for, and forgets older ones.
+
+Where a rollup begins stands in `horizons`, always a Monday, so that no week is halved. A sweep compares that with what
+the windows ask for:
+
+- **The horizon moves up** in one transaction, with its entry in the audit trail and the versions of the reports. From
+  then on rebuilds leave the days before it out. Their rows are deleted afterwards, a chunk of days per transaction; a
+  rebuild that had looked at the old horizon may still put a day back, and the next sweep deletes it again.
+- **The horizon moves back**, since somebody wants more: some weeks per transaction, newest first, never to days whose
+  events were pruned. The days that come back are entered into the change log, and the refresher builds them.
+
+Why nothing that is kept gets lost when it moves back. A rebuild leaves out what the horizon said after it had locked
+the day. The move locks the days first: a rebuild of one of them is over, its events are committed, and the move logs
+them; or it comes later, and sees the new horizon. Moving first and looking for events without that lock would lose the
+event whose log row an older rebuild has just used up. Whoever deletes holds the horizon too, so never a day that has
+come back.
+
+Any number of processes may sweep: the row of a horizon is locked by whoever works on it.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from typing import Final
+
+import structlog
+
+from pg_analytics.audit.store import append_entry
+from pg_analytics.postgres.pool import Connection, transaction
+from pg_analytics.snapshots import horizon_store, store
+from pg_analytics.snapshots.pace import Pace
+from pg_analytics.snapshots.rebuild import VERSIONS_CHANNEL
+from pg_analytics.windows import DayRange, Window
+
+_log: Final = structlog.get_logger(__name__)
+
+#: Who drops days.
+ACTOR: Final = "retention"
+#: How often a process sweeps. Where nothing is to be done, a sweep reads some dozens of rows.
+SWEEP_EVERY: Final = timedelta(minutes=1)
+#: The most that a window can ask for: a hundred years.
+LONGEST_DAYS: Final = 36_600
+
+_REGAIN_AT_ONCE: Final = timedelta(weeks=8)
+_CHUNK_S: Final = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """Sweeps by `clock`."""
+
+    clock: Callable[[], datetime]
+
+    async def look(self, connection: Connection) -> None:
+        """One sweep."""
+        await sweep(connection, today=self.clock().date())
+
+
+async def sweep(connection: Connection, *, today: date) -> None:
+    """Keep of each rollup what its windows ask for, and no more. Works in transactions of its own."""
+    for rollup, keep_from in (await horizon_store.read_retention(connection, today)).items():
+        await _move_up(connection, rollup, keep_from)
+        await _regain(connection, rollup, keep_from)
+        await _delete_dropped(connection, rollup)
+
+
+async def keep_from(connection: Connection, day: date) -> None:
+    """Let every window ask for as much as it can, and keep all rollups from the week of `day` on, now."""
+    await horizon_store.raise_retention(connection, LONGEST_DAYS)
+    for rollup in store.ROLLUPS:
+        await _regain(connection, rollup, Window.WEEK.bucket_start(day))
+
+
+async def _move_up(connection: Connection, rollup: str, keep_from: date) -> None:
+    async with transaction(connection):
+        kept_from = await horizon_store.lock_horizon(connection, rollup)
+        if keep_from <= kept_from:
+            return
+        await horizon_store.move_horizon(connection, rollup, keep_from)
+        dropped = await horizon_store.count_buckets_before(connection, rollup, keep_from)
+        if dropped.days:
+            await append_entry(
+                connection,
+                actor=ACTOR,
+                action="snapshots.dropped",
+                resource_type="rollup",
+                resource_id=rollup,
+                metadata={"days": dropped.days, "first_day": dropped.first_day, "kept_from": keep_from},
+            )
+            await _announce(connection, rollup)
+    _log.info("retention_moved_up", rollup=rollup, kept_from=str(keep_from), days=dropped.days)
+
+
+async def _regain(connection: Connection, rollup: str, keep_from: date) -> None:
+    while await _regain_weeks(connection, rollup, keep_from):
+        pass
+
+
+async def _regain_weeks(connection: Connection, rollup: str, keep_from: date) -> bool:
+    """Move the horizon back by some weeks, if it is to; whether it was."""
+    async with transaction(connection):
+        kept_from = await horizon_store.lock_horizon(connection, rollup)
+        if keep_from >= kept_from:
+            return False
+        start = max(keep_from, kept_from - _REGAIN_AT_ONCE)  # both are Mondays
+        await store.lock_days(connection, list(DayRange(start, kept_from)))
+        # Only now: a prune of these days is over, or waits for them.
+        frozen_until = (await store.read_horizons(connection)).events
+        start = max(start, Window.WEEK.bucket_start(frozen_until + timedelta(days=Window.WEEK.days - 1)))
+        if start >= kept_from:
+            return False
+        await horizon_store.move_horizon(connection, rollup, start)
+        logged = await horizon_store.log_regained_days(connection, rollup, start, kept_from)
+        if logged or start == keep_from:
+            await _announce(connection, rollup)
+    _log.info("retention_moved_back", rollup=rollup, kept_from=str(start))
+    return True
+
+
+async def _delete_dropped(connection: Connection, rollup: str) -> None:
+    pace = Pace(target_s=_CHUNK_S)
+    started = time.monotonic()
+    while days := await _delete_chunk(connection, rollup, pace.days):
+        pace.took(days, time.monotonic() - started)
+        started = time.monotonic()
+
+
+async def _delete_chunk(connection: Connection, rollup: str, days: int) -> int:
+    """Delete the oldest of the days that are not kept, at most so many; how many it looked at, 0 if none is left."""
+    async with transaction(connection):
+        kept_from = await horizon_store.lock_horizon(connection, rollup)
+        first_day = (await horizon_store.count_buckets_before(connection, rollup, kept_from)).first_day
+        if first_day is None:
+            return 0
+        chunk = DayRange(first_day, min(first_day + timedelta(days=days), kept_from))
+        await store.lock_days(connection, list(chunk))
+        if await horizon_store.drop_days(connection, rollup, chunk.start, chunk.end):
+            await _announce(connection, rollup)
+    return chunk.day_count
+
+
+async def _announce(connection: Connection, rollup: str) -> None:
+    """The reports over `rollup` answer anew: what they can tell, or where it begins, has changed."""
+    versions = await store.move_versions(connection, [rollup])
+    await store.announce_versions(connection, VERSIONS_CHANNEL, versions)
