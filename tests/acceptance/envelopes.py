@@ -12,6 +12,7 @@ _STATUS: Final = {
     "method_not_allowed": 405,
     "conflict": 409,
     "payload_too_large": 413,
+    "unprocessable": 422,
     "internal_error": 500,
     "service_unavailable": 503,
 }

@@ -10,15 +10,15 @@ import signal
 from collections.abc import Coroutine
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Self, TypeVar
 
 import asyncpg
 import httpx
 from redis import Redis
 
-from pg_analytics.postgres.pool import Connection
 from tests.acceptance.gates import build_gates, open_gates
 from tests.acceptance.processes import check_log
+from tests.acceptance.story import SOURCES
 from tests.acceptance.witness import FORGET, call_witness
 from tests.events import add_source
 from tests.proxy import Proxy
@@ -27,12 +27,14 @@ from tests.waiting import until, until_true
 
 T = TypeVar("T")
 
-SOURCES: Final = ("shop", "Shop", "a b&c=%_'\"")
 WORKERS: Final = 2
+#: A story has one thread: what another writer has locked is refused.
+_WRITERS_PATIENCE: Final = "300ms"
+LEASE_S: Final = 1
 
-#: Short, so that stories are; half a second for a request, since what it waits for may be held at a gate.
+#: Short, so that stories are; a request may wait for what is held at a gate.
 _SETTINGS: Final = {
-    "RECOMPUTE_LEASE": "1s",
+    "RECOMPUTE_LEASE": f"{LEASE_S}s",
     "RECOMPUTE_QUEUE_SIZE": "8",
     "POSTGRES_TIMEOUT": "1s",
 }
@@ -61,12 +63,11 @@ class Stage:
         self.redis = Proxy(redis_url)
         self.workers: list[Command | None] = [None] * WORKERS
 
-    def __enter__(self) -> "Stage":
+    def __enter__(self) -> Self:
         self.redis.__enter__()
-        # Writers are refused what another one has locked: the story has one thread.
-        self.observer, self.writer, self.slow_writer = (
-            self._connect(lock_timeout=limit) for limit in ("10s", "300ms", "300ms")
-        )
+        self.observer = self._connect(lock_timeout="10s")
+        self.writer = self._connect(lock_timeout=_WRITERS_PATIENCE)
+        self.slow_writer = self._connect(lock_timeout=_WRITERS_PATIENCE)
         self.run(call_witness(self.observer))
         self.run(build_gates(self.observer))
         self.service = self._start_service()
@@ -95,8 +96,6 @@ class Stage:
     def recover(self) -> None:
         """End every disturbance: what is frozen thaws, what is dead is replaced, Redis answers, gates are open."""
         self.run(open_gates(self.observer))
-        if self.slow_writer.is_in_transaction():
-            self.run(self.slow_writer.execute("ROLLBACK"))
         self.redis.restore()
         for number in list(self.frozen):
             self.thaw(number)
@@ -119,6 +118,8 @@ class Stage:
         self.frozen.clear()
         self.workers = [None] * WORKERS
         self.drop_connections("pg-analytics %")
+        self.slow_writer.terminate()
+        self.slow_writer = self._connect(lock_timeout=_WRITERS_PATIENCE)
         self.service.http.close()
         self.service = self._start_service()
 

@@ -16,6 +16,7 @@ PROTECTED = [
     ("HEAD", "/recomputations"),
     ("POST", "/recomputations"),
     ("GET", "/recomputations/5dbe6290-3fec-44c9-b698-c84cd1167e3c"),
+    ("GET", "/recomputations/5dbe6290-3fec-44c9-b698-c84cd1167e3c/events"),
     ("POST", "/recomputations/5dbe6290-3fec-44c9-b698-c84cd1167e3c/cancel"),
     ("GET", "/audit-entries"),
     ("HEAD", "/audit-entries"),

@@ -344,7 +344,8 @@ async def redis(servers: Servers) -> AsyncIterator[RedisClient]:
 @pytest.fixture
 async def pool(database_url: str) -> AsyncIterator[Postgres]:
     """The pool of a worker process."""
-    opened = Postgres(database_url, size=CONNECTIONS + 1, timeout=TIMEOUT, name="worker")
+    quickly = timedelta(milliseconds=100)
+    opened = Postgres(database_url, size=CONNECTIONS + 1, timeout=TIMEOUT, name="worker", lock_timeout=quickly)
     await opened.open()
     yield opened
     await opened.close()

@@ -1,9 +1,9 @@
 """The command `pg-analytics`: one module for each group of commands.
 
 ```
-main ─→ app (Cyclopts) ─┬→ serve database ─→ backend ──────┐
+main ─→ app (Cyclopts) ─┬→ serve database prune ─→ backend ┐
                         ├→ demo ─→ demo_service ───────────┴→ pg_analytics.app     the service itself
-                        └→ reports recompute audit health ─→ client ─→ HTTP        clients of a running one
+                        └→ reports recompute schedules audit health ─→ client ─→ HTTP        clients of a running one
 ```
 
 `exit_codes` says how a command may end, `teaching` what every help text tells, `output` how results and errors are
@@ -20,7 +20,7 @@ from typing import Final
 from cyclopts import App, CycloptsError, Group
 
 from pg_analytics import __version__
-from pg_analytics.cli import audit, database, demo, health, output, recompute, reports, serve
+from pg_analytics.cli import audit, database, demo, health, output, prune, recompute, reports, schedules, serve
 from pg_analytics.cli.exit_codes import CommandError, ExitCode
 from pg_analytics.settings import SettingsError
 
@@ -37,10 +37,10 @@ says what it is for, with examples, its settings and its exit codes.""",
 _OPTIONS: Final = Group("Options", sort_key=4)
 _GROUPS: Final = {
     Group("Try the service", sort_key=1): (demo.demo, database.example),
-    Group("Run the service", sort_key=2): (serve.serve, serve.worker, database.migrate, database.seed),
+    Group("Run the service", sort_key=2): (serve.serve, serve.worker, database.migrate, database.seed, prune.prune),
     Group("Ask a running service", sort_key=3): (
         *(reports.reports, reports.run, recompute.recompute, recompute.runs),
-        *(audit.audit, health.health),
+        *(schedules.schedules, audit.audit, health.health),
     ),
 }
 for _flag in ("--help", "--version"):

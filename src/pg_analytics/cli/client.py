@@ -118,8 +118,8 @@ class Service:
 
     def post(self, *path: str, body: object = None, actor: str | None = None) -> Answer:
         """POST `body` as JSON; `actor` is who acts."""
-        headers = {} if actor is None else {b"X-Actor": actor.encode(errors="surrogateescape")}
-        return self._ask("POST", path, content=None if body is None else json.dumps(body).encode(), headers=headers)
+        content = None if body is None else json.dumps(body).encode()
+        return self._ask("POST", path, content=content, headers=_acting(actor))
 
     def follow(self, *path: str) -> Iterator[Any]:
         """The data of each event of the stream that lies under the segments of `path`, as they come. It ends when the
@@ -133,6 +133,10 @@ class Service:
                 response.read()
                 self._accepted(self._envelope(response))
             yield from _events(response.iter_bytes())
+
+    def patch(self, *path: str, body: object, actor: str | None = None) -> Answer:
+        """PATCH with `body` as JSON; `actor` is who acts."""
+        return self._ask("PATCH", path, content=json.dumps(body).encode(), headers=_acting(actor))
 
     def _ask(
         self,
@@ -224,6 +228,10 @@ def _events(pieces: Iterable[bytes]) -> Iterator[Any]:
         *whole, received = (received + piece).split(b"\n\n")
         for event in whole:
             yield from (json.loads(line[6:]) for line in event.split(b"\n") if line.startswith(b"data: "))
+
+
+def _acting(actor: str | None) -> dict[bytes, bytes]:
+    return {} if actor is None else {b"X-Actor": actor.encode(errors="surrogateescape")}
 
 
 def _is_envelope(document: Any) -> bool:

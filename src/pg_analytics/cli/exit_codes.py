@@ -15,7 +15,7 @@ class ExitCode(IntEnum):
     OK = 0, "done"
     FAILED = 1, "done, but the answer is no: a run failed or found drift, health is degraded, a migration is pending"
     USAGE = 2, "a wrong argument, setting or parameter"
-    NOT_FOUND = 3, "there is no such report or run"
+    NOT_FOUND = 3, "there is no such report, schedule or run"
     NOT_AUTHORISED = 4, "the management key is missing or wrong"
     CONFLICT = 5, "another one is active: a run of the same scope, a demo in the same folder"
     UNAVAILABLE = 6, "the service, or a server or port that is needed, cannot be reached or had"

@@ -42,6 +42,9 @@ LOST: Final = (
     asyncpg.InternalClientError,  # an idle connection that has been told of its end, and not yet lost it
 )
 
+#: What asyncpg raises when another session kept a lock for too long: nobody's fault, and worth another try.
+BLOCKED: Final = (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError)
+
 
 class Postgres:
     """A bounded pool of connections to one database."""

@@ -14,15 +14,15 @@ what it waits for, and tries again.
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import Final
 
-import asyncpg
 import msgspec
 import structlog
 
-from pg_analytics.postgres.pool import Connection, Postgres, transaction
+from pg_analytics.postgres.pool import BLOCKED, Connection, Postgres, transaction
 from pg_analytics.recompute import store
 from pg_analytics.recompute.store import Drift, Mode, Run, Summary
 from pg_analytics.reports.cache import ReportCache
@@ -97,9 +97,11 @@ class Performance:
         return self._summary
 
     async def _lane(self, do: Callable[[_Chunk], Awaitable[None]]) -> None:
-        while self._left.day_count:
+        while True:
             if self._run.scheduled:
                 await self._give_way()
+            if not self._left.day_count:
+                return
             days = self._left.newest(self._pace.days)
             self._left = DayRange(self._left.start, days.start)
             chunk = _Chunk(days, self._left, self._newest_committed, asyncio.Event())
@@ -115,22 +117,24 @@ class Performance:
                 await chunk.previous.wait()
             except DaysBusy:
                 await self._wait_because(f"another rebuild of days from {chunk.days.start} to {chunk.days.last}")
-            except (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError):
+            except BLOCKED:
                 async with self._postgres.borrowed() as connection:
                     blockers = await store.name_blockers(connection)
                 await self._wait_because("; ".join(blockers) or "a lock that another session held")
 
     async def _wait_because(self, reason: str) -> None:
         _log.info("run_waits", waiting_for=reason)
-        async with self._postgres.borrowed() as connection:
-            if not await store.record_waiting(connection, self._run, reason):
-                raise Fenced
+        with suppress(*BLOCKED):  # it may be the table of the runs that is locked
+            async with self._postgres.borrowed() as connection:
+                if not await store.record_waiting(connection, self._run, reason):
+                    raise Fenced
         await asyncio.sleep(_RETRY_S)
 
     async def _give_way(self) -> None:
-        async with self._postgres.borrowed() as connection:
-            if await store.person_waits(connection):
-                raise GaveWay
+        with suppress(*BLOCKED):  # while the table of the runs is locked, nobody could claim the other run
+            async with self._postgres.borrowed() as connection:
+                if await store.person_waits(connection):
+                    raise GaveWay
 
     async def _rebuild(self, chunk: _Chunk) -> None:
         started = time.perf_counter()

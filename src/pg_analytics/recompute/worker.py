@@ -10,7 +10,7 @@ import structlog
 
 from pg_analytics.audit.store import WORKER, append_entry
 from pg_analytics.postgres.listener import Listener
-from pg_analytics.postgres.pool import LOST, Connection, Postgres, describe, transaction
+from pg_analytics.postgres.pool import BLOCKED, LOST, Connection, Postgres, describe, transaction
 from pg_analytics.recompute import store
 from pg_analytics.recompute.perform import LANES, Fenced, GaveWay, Performance
 from pg_analytics.recompute.store import Claim, Mode, Run, Summary
@@ -120,6 +120,9 @@ class _Worker:
             except LOST as error:
                 _log.warning("worker_lost_postgres", error=describe(error))
                 await self._wait_for_work()
+            except BLOCKED as error:
+                _log.info("worker_waits", error=describe(error))
+                await self._wait_for_work()
             except Exception:  # noqa: BLE001 - a defect must not end the worker; the run is taken up again later
                 _log.exception("worker_defect")
                 await self._wait_for_work()
@@ -184,7 +187,11 @@ class _Worker:
         summary = await Performance(self._postgres, self._cache, run, lease=self._settings.lease).perform()
         # Also where nothing moved: another run, or an earlier attempt, may have changed these days a moment ago.
         await asyncio.sleep(_SETTLE_S)
-        await self._complete(run, summary)
+        while True:
+            try:
+                return await self._complete(run, summary)
+            except BLOCKED as error:
+                _log.info("worker_waits", error=describe(error))
 
     async def _complete(self, run: Run, summary: Summary) -> None:
         async with self._postgres.borrowed() as connection, transaction(connection):
@@ -223,6 +230,10 @@ class _Worker:
                     if not await store.renew_lease(connection, run, self._settings.lease):
                         return
             except LOST:
+                continue
+            except BLOCKED:
+                # The lease is not lost: who keeps us from writing to the run keeps the others from claiming it.
+                expires = sent + lease_s
                 continue
             expires = sent + lease_s
             await self._redis.renew(lock_key(run.scope), str(run.id), ttl=self._settings.lock_ttl)

@@ -24,6 +24,8 @@ _READ_BACKLOG: Final = statement(__package__, "read_backlog")
 _READ_HORIZONS: Final = statement(__package__, "read_horizons")
 _MARK_FROZEN_DAYS: Final = statement(__package__, "mark_frozen_days")
 _MERGE: Final = {rollup: statement(__package__, f"merge_{rollup}") for rollup in ROLLUPS}
+#: The same statements, over events that a prune has deleted and put aside in a table of the same columns.
+_MERGE_PRUNED: Final = {rollup: sql.replace("analytics_events", "pruned_events") for rollup, sql in _MERGE.items()}
 _VERIFY: Final = {rollup: statement(__package__, f"verify_{rollup}") for rollup in ROLLUPS}
 _RECORD_DAYS: Final = statement(__package__, "record_days")
 _MOVE_VERSIONS: Final = statement(__package__, "move_versions")
@@ -114,6 +116,11 @@ async def mark_frozen_days(connection: Connection, days: Sequence[date]) -> list
 async def merge(connection: Connection, rollup: str, days: Sequence[date]) -> Merged:
     """Make the days of `rollup` equal to their events."""
     return Merged(**(await connection.fetch(_MERGE[rollup], days))[0])
+
+
+async def merge_pruned(connection: Connection, rollup: str, days: Sequence[date]) -> Merged:
+    """Make the days of `rollup` equal to what `pruned_events` holds of them."""
+    return Merged(**(await connection.fetch(_MERGE_PRUNED[rollup], days))[0])
 
 
 async def verify_days(connection: Connection, rollup: str, days: Sequence[date]) -> list[ComparedDay]:

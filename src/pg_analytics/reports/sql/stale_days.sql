@@ -6,7 +6,7 @@
 SELECT
     d.day,
     (SELECT a.max_fresh_days IS NOT NULL FROM asked AS a)
-    AND TRUE AS is_countable
+    AND d.day >= (SELECT h.kept_from FROM horizons AS h WHERE h.subject = 'events') AS is_countable
 FROM (
     SELECT c.occurred_day AS day
     FROM event_changes AS c

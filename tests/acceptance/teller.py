@@ -1,0 +1,344 @@
+"""Tells a story: performs its steps on a stage, and remembers what must be true of them in the end."""
+
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from datetime import UTC, date, datetime, timedelta
+from datetime import time as time_of_day
+from typing import Any, Final
+
+import asyncpg
+
+from pg_analytics.postgres.pool import Connection
+from tests.acceptance.days_seen import ENTITY, SOURCE, STATUS, DaysSeen
+from tests.acceptance.gates import close_gate, open_gates, somebody_is_held
+from tests.acceptance.stage import LEASE_S, Stage
+from tests.acceptance.story import ENTITIES, SOURCES, STATUSES, TRAFFIC_DAYS, Step
+from tests.acceptance.traffic import PREFIX
+from tests.events import Event, write
+from tests.running import AUTHORISED
+
+_MINE: Final = f"external_ref NOT LIKE '{PREFIX}%' AND abs(hashtext(external_ref)) % 10 = $1"
+_COLUMNS: Final = ("external_ref", "source_id", "entity_id", "status", "processing_ms", "amount_cents", "occurred_at")
+_NOT_NOW: Final = "not now"
+#: How long a gate waits for somebody; that nobody comes is no fault, since every worker may be dead, or busy.
+_GATE_PATIENCE_S: Final = 2.0
+
+
+class Teller:
+    """What the steps of a story do, one method each. What they return is told with them."""
+
+    def __init__(self, stage: Stage, *, traffic: bool) -> None:
+        """`traffic`: other writers are at work in `TRAFFIC_DAYS`."""
+        self.stage = stage
+        self.told: list[str] = []
+        self.runs: list[tuple[str, dict[str, str]]] = []
+        self.cancelled: set[str] = set()
+        self.refused = 0
+        self._traffic = traffic
+        self._began = time.monotonic()
+        self._written = 0
+        self._slow: asyncpg.transaction.Transaction | None = None
+        self.truncating = False
+        self._gate: str | None = None
+        self._days = DaysSeen()
+
+    def perform(self, step: Step) -> None:
+        """Perform a step."""
+        self.tell(step)
+        self.say(getattr(self, step.name)(**step.arguments))
+
+    def tell(self, step: object) -> None:
+        """Begin a line of what is told."""
+        self.told.append(f"{time.monotonic() - self._began:6.2f} s  {step}")
+
+    def say(self, what: object) -> None:
+        """Add to the line what came of the step."""
+        if what is not None:
+            self.told[-1] += f"  # {what}"
+
+    # Events ----------------------------------------------------------------------------------------------------------
+
+    def write(self, day: date, count: int, *, copy: bool, slowly: bool) -> str | None:
+        """New events of a day: row by row, or by COPY."""
+        rows = [self._event(day, n) for n in range(count)]
+
+        async def put(connection: Connection) -> None:
+            if copy:
+                ids = {row["slug"]: row["id"] for row in await connection.fetch("SELECT slug, id FROM event_sources")}
+                records = [(e.external_ref, ids[e.source], e.entity_id, e.status, 1, 1, e.occurred_at) for e in rows]
+                await connection.copy_records_to_table("analytics_events", records=records, columns=_COLUMNS)
+            else:
+                for row in rows:
+                    await write(connection, [row])
+
+        return self._attempt(put, slowly=slowly)
+
+    def write_again(self, day: date, *, slowly: bool) -> str | None:
+        """A few events of a day on which much happens, in one statement."""
+        rows = [self._event(day, n) for n in range(3)]
+        return self._attempt(lambda connection: write(connection, rows), slowly=slowly)
+
+    def move(self, pick: int, day: date, *, slowly: bool) -> str | None:
+        """Some events, wherever they are, to one day."""
+        at = datetime.combine(day, time_of_day(23, 59, 59), UTC)
+        return self._change(f"UPDATE analytics_events SET occurred_at = $2 WHERE {_MINE}", pick, at, slowly=slowly)
+
+    def change(self, pick: int, to: int, *, slowly: bool) -> str | None:
+        """Some events, in all that is counted but the day."""
+        names = (ENTITIES[to % len(ENTITIES)], STATUSES[to % len(STATUSES)], SOURCES[to % len(SOURCES)])
+        change = f"""
+            UPDATE analytics_events SET entity_id = $2, status = $3,
+                source_id = (SELECT id FROM event_sources WHERE slug = $4)
+            WHERE {_MINE}
+        """
+        return self._change(change, pick, *names, slowly=slowly)
+
+    def delete(self, pick: int, *, slowly: bool) -> str | None:
+        """Some events."""
+        return self._change(f"DELETE FROM analytics_events WHERE {_MINE}", pick, slowly=slowly)
+
+    def truncate(self, *, slowly: bool) -> str | None:
+        """All events."""
+        refused = self._change("TRUNCATE analytics_events", slowly=slowly)
+        if slowly and self._slow is not None and refused is None:
+            self.truncating = True  # until it is committed, nobody can look at the events
+        return refused
+
+    def begin_to_write_slowly(self) -> str | None:
+        """From now on, another writer has a transaction open."""
+        if self._slow is not None:
+            return _NOT_NOW
+        self._slow = self.stage.slow_writer.transaction()
+        self.stage.run(self._slow.start())
+        return None
+
+    def end_writing_slowly(self, how: str) -> str | None:
+        """That transaction ends."""
+        if self._slow is None:
+            return _NOT_NOW
+        self.stage.run(self._slow.commit() if how == "COMMIT" else self._slow.rollback())
+        self._slow, self.truncating = None, False
+        self._look()
+        return None
+
+    # Runs and reports ------------------------------------------------------------------------------------------------
+
+    def trigger(self, slug: str, window: str, asked: tuple[date, date], mode: str) -> str:
+        """Ask for a run."""
+        scope = {"report_slug": slug, "window": window, "mode": mode}
+        return self._trigger(scope | {"date_from": str(asked[0]), "date_to": str(asked[1])})[0]
+
+    def verify(self, slug: str, window: str, asked: tuple[date, date]) -> str:
+        """Ask for a run that only looks."""
+        return self.trigger(slug, window, asked, "verify")
+
+    def trigger_again(self, pick: int) -> str:
+        """Ask for a run that was asked for before."""
+        return self._trigger(self.runs[pick % len(self.runs)][1])[0] if self.runs else _NOT_NOW
+
+    def cancel(self, pick: int) -> str:
+        """Cancel a run, the newer the likelier."""
+        if not self.runs:
+            return _NOT_NOW
+        run_id, _ = self.runs[-1 - pick % min(3, len(self.runs))]
+        # A process that is held may have the run locked: 503 after a moment, and nothing is cancelled.
+        answer = self.stage.ask("POST", f"/recomputations/{run_id}/cancel", patient=not self._gate, headers=AUTHORISED)
+        assert answer.status_code in {200, 409, 503}, answer.text
+        if answer.status_code == 200:
+            self.cancelled.add(run_id)
+        return str(answer.status_code)
+
+    def read(self, asked: tuple[date, date]) -> None:
+        """Each day that a report shows is one that was once committed, and not older than what was seen completed."""
+        by_source = self._by_day("volume-by-period", asked, "source", "source")
+        by_status = self._by_day("status-counts", asked, "period", "status")
+        days = self._known_days(*asked)
+        for day in days:
+            self._days.assert_was_once(day, SOURCE, by_source.get(day, Counter()))
+            self._days.assert_was_once(day, STATUS, by_status.get(day, Counter()))
+        if days == [asked[0]] == [asked[1]]:
+            rows = self.report("top-entities", *asked)
+            entities = Counter({row["entity_id"]: row["event_count"] for row in rows})
+            self._days.assert_was_once(days[0], ENTITY, entities)
+
+    def recompute_twice(self, slug: str, window: str, asked: tuple[date, date]) -> str:
+        """Who saw a run completed reads what it made; and once more, nothing is left to change."""
+        if not self._workers() or self._gate or self.stage.frozen or self.truncating:
+            return _NOT_NOW  # somebody may hold for long what the run needs
+        scope = {"report_slug": slug, "window": window, "mode": "rebuild"}
+        scope |= {"date_from": str(asked[0]), "date_to": str(asked[1])}
+        answered, run_id = self._trigger(scope)
+        if run_id is None or self.ended(run_id)["status"] != "completed":
+            return answered
+        self._days.completed(self._known_days(*asked))
+        self.read(asked)
+        answered, run_id = self._trigger(scope)
+        if run_id is None or (again := self.ended(run_id))["status"] != "completed":
+            return answered
+        if not (self._traffic and asked[1] >= TRAFFIC_DAYS[0] - timedelta(days=7)):
+            assert again["summary"]["rows_inserted"] == again["summary"]["rows_deleted"] == 0, again
+        return "completed twice"
+
+    # Processes -------------------------------------------------------------------------------------------------------
+
+    def hold_a_process(self, place: str, day: date) -> str:
+        """Hold a process at a place of the protocol, and write to the very day that it is at, behind its back."""
+        if self.truncating:
+            return _NOT_NOW
+        self.let_go()
+        if not self.stage.run(close_gate(self.stage.observer, place)):
+            return "somebody was just passing"
+        self._gate = place
+        self.write_again(day, slowly=False)
+        self.trigger("top-entities", "day", (day, day), "rebuild")
+        until = time.monotonic() + _GATE_PATIENCE_S
+        while not (held := self.stage.run(somebody_is_held(self.stage.observer))) and time.monotonic() < until:
+            time.sleep(0.01)
+        self.write_again(day, slowly=False)
+        return "held" if held else "nobody came"
+
+    def let_go(self) -> str | None:
+        """Let go of who is held."""
+        if self._gate is None:
+            return _NOT_NOW
+        self.stage.run(open_gates(self.stage.observer))
+        self._gate = None
+        return None
+
+    def kill_or_start_a_worker(self, pick: int) -> str:
+        """`kill -9`, or a new one in the place of one that is gone."""
+        number = pick % len(self.stage.workers)
+        if self.stage.workers[number] is None:
+            self.stage.start_worker(number)
+            return "started"
+        self.stage.kill_worker(number)
+        return "killed"
+
+    def stop_a_worker(self, pick: int) -> str | None:
+        """SIGTERM."""
+        return self._hit(pick, self.stage.stop_worker)
+
+    def freeze_a_worker(self, pick: int) -> str | None:
+        """SIGSTOP."""
+        return self._hit(pick, self.stage.freeze)
+
+    def thaw(self) -> None:
+        """SIGCONT."""
+        for number in list(self.stage.frozen):
+            self.stage.thaw(number)
+
+    def let_leases_run_out(self) -> None:
+        """Until who is silent from now on has lost its run."""
+        now = self.stage.run(self.stage.observer.fetchval("SELECT clock_timestamp()"))
+        self.stage.until_true("SELECT clock_timestamp() > $1", now + timedelta(seconds=LEASE_S))
+
+    def kill_the_service(self) -> None:
+        """`kill -9`, and another one."""
+        self.stage.replace_service()
+
+    # Servers ---------------------------------------------------------------------------------------------------------
+
+    def empty_redis(self) -> None:
+        """Redis forgets everything."""
+        self.stage.forget_redis()
+
+    def lose_redis(self, how: str) -> None:
+        """Redis cannot be reached any more, in one way or another."""
+        getattr(self.stage.redis, how)()
+
+    def restore_redis(self) -> None:
+        """Redis is back."""
+        self.stage.redis.restore()
+
+    def drop_connections(self, whose: str) -> None:
+        """PostgreSQL ends sessions of ours."""
+        self.stage.drop_connections(f"pg-analytics {whose}")
+
+    # -----------------------------------------------------------------------------------------------------------------
+
+    def report(self, slug: str, first: date, last: date, window: str = "day", breakdown: str | None = None) -> Any:
+        """Rows of a report."""
+        asked = {"window": window, "date_from": str(first), "date_to": str(last), "limit": "1000"}
+        narrowed = {} if breakdown is None else {"breakdown": breakdown}
+        answer = self.stage.ask("GET", f"/reports/{slug}/run", params=asked | narrowed)
+        assert answer.status_code == 200, answer.text
+        return answer.json()["data"]["rows"]
+
+    def ended(self, run_id: str) -> Any:
+        """A run, once it is seen to have ended; the witness knows whether it may have failed."""
+        guard = time.monotonic() + 60
+        while (run := self._get_run(run_id))["status"] in {"pending", "running"}:
+            assert time.monotonic() < guard, f"it never ends: {run}"
+            time.sleep(0.02)
+        return run
+
+    def _get_run(self, run_id: str) -> Any:
+        return self.stage.ask("GET", f"/recomputations/{run_id}", headers=AUTHORISED).json()["data"]
+
+    def _trigger(self, scope: dict[str, str]) -> tuple[str, str | None]:
+        """The answer, and the id of the new run unless it is refused."""
+        answer = self.stage.ask("POST", "/recomputations", json=scope, headers=AUTHORISED)
+        if answer.status_code == 202:
+            run_id = str(answer.json()["data"]["id"])
+            self.runs.append((run_id, scope))
+            return "202", run_id
+        assert answer.status_code in {409, 503}, answer.text
+        self.refused += 1
+        return str(answer.status_code), None
+
+    def _by_day(
+        self, slug: str, asked: tuple[date, date], breakdown: str, dimension: str
+    ) -> dict[date, "Counter[str]"]:
+        shown: dict[date, Counter[str]] = {}
+        for row in self.report(slug, *asked, breakdown=breakdown):
+            shown.setdefault(date.fromisoformat(row["bucket_date"]), Counter())[row[dimension]] = row["event_count"]
+        return shown
+
+    def _known_days(self, first: date, last: date) -> list[date]:
+        """Days of a range whose every state the story knows."""
+        every = (first + timedelta(days=n) for n in range((last - first).days + 1))
+        return [day for day in every if not (self._traffic and day in TRAFFIC_DAYS)]
+
+    def _workers(self) -> list[int]:
+        """Workers that are neither gone nor frozen."""
+        alive = [number for number, worker in enumerate(self.stage.workers) if worker is not None]
+        return [number for number in alive if number not in self.stage.frozen]
+
+    def _hit(self, pick: int, blow: Callable[[int], None]) -> str | None:
+        if not (workers := self._workers()):
+            return _NOT_NOW
+        blow(workers[pick % len(workers)])
+        return None
+
+    def _event(self, day: date, n: int) -> Event:
+        self._written += 1
+        return Event(
+            external_ref=f"event-{self._written}",
+            source=SOURCES[n % len(SOURCES)],
+            entity_id=ENTITIES[n % len(ENTITIES)],
+            status=STATUSES[n // 2 % len(STATUSES)],
+            occurred_at=datetime.combine(day, time_of_day(n % 24, 59, 59), UTC),
+        )
+
+    def _change(self, sql: str, *arguments: object, slowly: bool) -> str | None:
+        return self._attempt(lambda connection: connection.execute(sql, *arguments), slowly=slowly)
+
+    def _attempt(self, change: Callable[[Connection], Awaitable[object]], *, slowly: bool) -> str | None:
+        """Have something written, unless another writer, or a rebuild, has it locked."""
+        connection = self.stage.slow_writer if slowly and self._slow is not None else self.stage.writer
+
+        async def attempt() -> None:
+            async with connection.transaction():
+                await change(connection)
+
+        try:
+            self.stage.run(attempt())
+        except asyncpg.LockNotAvailableError:
+            return "locked"
+        if connection is self.stage.writer:
+            self._look()
+        return None
+
+    def _look(self) -> None:
+        self.stage.run(self._days.look(self.stage.observer))
