@@ -29,14 +29,21 @@ EPOCHS = (
     LAST_DAY - timedelta(days=SPAN),
 )
 
-days = st.builds(lambda epoch, n: epoch + timedelta(days=n), st.sampled_from(EPOCHS), st.integers(-7, SPAN))
+# One or two at a time: what happens in one history, and what is then asked, must meet in the same days.
+epochs = st.shared(st.lists(st.sampled_from(EPOCHS), min_size=1, max_size=2), key="epochs")
+days = st.builds(lambda epoch, n: epoch + timedelta(days=n), epochs.flatmap(st.sampled_from), st.integers(-7, SPAN))
 times = st.sampled_from([time(0), time(23, 59, 59, 999_999), time(12)])
-ranges = st.builds(
-    lambda first, length: DayRange.inclusive(
-        first, min(first, LAST_DAY - timedelta(days=length)) + timedelta(days=length)
+ranges = st.one_of(
+    st.builds(
+        lambda first, length: DayRange.inclusive(
+            first, min(first, LAST_DAY - timedelta(days=length)) + timedelta(days=length)
+        ),
+        days,
+        st.integers(0, 2 * SPAN),
     ),
-    days,
-    st.integers(0, 2 * SPAN),
+    epochs.flatmap(st.sampled_from).map(
+        lambda epoch: DayRange.inclusive(epoch - timedelta(days=7), epoch + timedelta(days=SPAN))
+    ),
 )
 
 
@@ -93,7 +100,12 @@ class Drop:
     before: date
 
 
-Step = Insert | Move | Change | Delete | Rebuild | Prune | Drop
+@dataclass(frozen=True)
+class CatchUp:
+    """All that is logged."""
+
+
+Step = Insert | Move | Change | Delete | Rebuild | Prune | Drop | CatchUp
 
 picks = st.integers(1, 4)
 steps = st.one_of(
@@ -116,6 +128,8 @@ pruned_histories = st.lists(
     min_size=1,
     max_size=12,
 )
+# Snapshots of something, and then changes of it.
+stale_histories = st.builds(lambda before, after: [*before, CatchUp(), *after], pruned_histories, pruned_histories)
 
 
 @st.composite
@@ -163,6 +177,8 @@ async def perform(writer: Connection, service: Connection, history: list[Step]) 
         match step:
             case Rebuild(rebuilt):
                 await rebuild(service, rebuilt)
+            case CatchUp():
+                await rebuild_logged(service)
             case Prune(before):
                 await prune(service, before)
             case Drop(rollup, before):

@@ -91,6 +91,10 @@ class Proxy:
 
     async def _refuse(self) -> None:
         if self._listening is not None:
+            # A connection that was accepted a moment ago must find its server open, or asyncio leaves it half-made.
+            for listening in self._listening.sockets:
+                self._loop.remove_reader(listening.fileno())
+            await asyncio.sleep(0)
             self._listening.close()
             self._listening = None
         self._route.passing.set()

@@ -5,7 +5,7 @@ import os
 import pty
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,8 +91,10 @@ def pointing_to(service: Service) -> dict[str, str]:
     return {"PG_ANALYTICS_URL": service.url, "MANAGEMENT_API_KEY": KEY}
 
 
-def on_a_terminal(*arguments: str, environment: Mapping[str, str]) -> str:
-    """What the command writes to a terminal of 80 columns, whatever its exit code."""
+def on_a_terminal(
+    *arguments: str, environment: Mapping[str, str], watch: Callable[[str], None] = lambda _: None
+) -> str:
+    """What the command writes to a terminal of 80 columns, whatever its exit code; `watch` is told what it is so far."""
     ours, terminal = pty.openpty()
     size = {"COLUMNS": "80", "LINES": "25", "TERM": "xterm-256color"}
     process = subprocess.Popen(
@@ -107,6 +109,7 @@ def on_a_terminal(*arguments: str, environment: Mapping[str, str]) -> str:
     with suppress(OSError):  # Linux: that nobody has the terminal open any more
         while received := os.read(ours, 65536):
             written += received
+            watch(written.decode(errors="replace"))
     os.close(ours)
     process.wait(PATIENCE_S)
     return written.decode().replace("\r\n", "\n")

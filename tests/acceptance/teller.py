@@ -22,7 +22,7 @@ _MINE: Final = f"external_ref NOT LIKE '{PREFIX}%' AND abs(hashtext(external_ref
 _COLUMNS: Final = ("external_ref", "source_id", "entity_id", "status", "processing_ms", "amount_cents", "occurred_at")
 _NOT_NOW: Final = "not now"
 #: How long a gate waits for somebody; that nobody comes is no fault, since every worker may be dead, or busy.
-_GATE_PATIENCE_S: Final = 2.0
+_GATE_PATIENCE_S: Final = 1.5
 
 
 class Teller:

@@ -1,18 +1,26 @@
 """The commands of recomputation: ask, wait, look, cancel."""
 
+import asyncio
+import re
 import signal
 import subprocess
 import time
 from collections.abc import Callable
-from datetime import date
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from datetime import date, timedelta
 from pathlib import Path
+from threading import Event
 from typing import Any
 from uuid import uuid4
 
 import asyncpg
 import pytest
 
+from pg_analytics.recompute.stream import MAX_STREAMS
+from pg_analytics.snapshots.store import lock_days
 from tests.acceptance.command_line import COMMAND, PATIENCE_S, Ended, ask, inherited, on_a_terminal, pointing_to
+from tests.acceptance.streams import following
 from tests.events import insert
 from tests.oracle import assert_snapshots_equal_events
 from tests.running import AUTHORISED, Service, serving
@@ -30,8 +38,8 @@ def scope(slug: str, first: object, last: object) -> list[str]:
 class Waiting:
     """`recompute --wait`, waiting."""
 
-    def __init__(self, service: Service, slug: str, day: date, *extra: str) -> None:
-        """Start it, find its run, and wait until it has asked for that."""
+    def __init__(self, service: Service, slug: str, day: date, *extra: str, asks: bool = False) -> None:
+        """Start it, find its run, and wait until it follows that, or `asks` for it."""
         self.name = f"test {uuid4()}"
         self._process = subprocess.Popen(
             [*COMMAND, *scope(slug, day, day), "--wait", "--requested-by", self.name, *extra],
@@ -41,7 +49,8 @@ class Waiting:
             text=True,
         )
         self.run_id: str = eventually(lambda: self._find(service))["id"]
-        eventually(lambda: _follows(service, self.run_id))
+        sign = f"/recomputations/{self.run_id}" if asks else "run_followed"
+        eventually(lambda: any(sign in line and self.run_id in line for line in service.log().splitlines()))
 
     def interrupt(self) -> None:
         """Ctrl-C."""
@@ -56,10 +65,6 @@ class Waiting:
         assert self._process.poll() is None, self._process.communicate()
         listed = service.http.get("/recomputations", headers=AUTHORISED).json()["data"]
         return next((run for run in listed if run["requested_by"] == self.name), None)
-
-
-def _follows(service: Service, run_id: str) -> bool:
-    return any('"run_followed"' in line and run_id in line for line in service.log().splitlines())
 
 
 def eventually(look: Callable[[], Any]) -> Any:
@@ -104,6 +109,7 @@ async def test_runs_and_audit_tell_of_a_run(service: Service) -> None:
 
     header, row = listed.out.splitlines()
     assert header.startswith("run and request (UTC)")
+    assert "completed rebuild 1 of 1" in row
     assert row.startswith(run_id)
     assert "anna" in row
     assert "top-entities day 2026-03-04 to 2026-03-04" in row
@@ -113,6 +119,28 @@ async def test_runs_and_audit_tell_of_a_run(service: Service) -> None:
     assert run_id in entry
     assert ask(service, "runs", "--status", "failed", "--json").json["data"] == []
     assert ask(service, "audit", "--actor", "nobody", "--json").json["data"] == []
+
+
+async def test_the_wait_shows_on_a_terminal_how_long_it_takes_and_what_the_run_waits_for(
+    service: Service, connection: "asyncpg.Connection[asyncpg.Record]"
+) -> None:
+    first = DAY - timedelta(days=29)
+    seen = Event()
+
+    def watch(written: str) -> None:
+        if re.search(r"/30\b.* about 0:\d\d:\d\d left", written) and "waits for another rebuild of days" in written:
+            seen.set()
+
+    arguments = (*scope("top-entities", first, DAY), "--wait")
+    with ThreadPoolExecutor(2) as background:
+        async with connection.transaction():
+            await lock_days(connection, [first])  # the run comes to it last
+            shown = background.submit(on_a_terminal, *arguments, environment=pointing_to(service), watch=watch)
+            await asyncio.wrap_future(background.submit(seen.wait, PATIENCE_S))
+        written = shown.result()
+
+    assert seen.is_set(), written
+    assert "completed" in written
 
 
 async def test_the_wait_shows_progress_on_a_terminal(service: Service) -> None:
@@ -153,6 +181,20 @@ def test_the_exit_code_of_a_wait_tells_that_the_run_did_not_complete(idle_servic
     ended = waiting.end()
 
     assert ended.code == 1
+    assert "cancelled" in ended.out
+
+
+def test_a_wait_asks_for_the_run_where_it_cannot_follow_it(idle_service: Service) -> None:
+    followed = idle_service.trigger("top-entities", "day", "2026-01-06", "2026-01-06")
+    with ExitStack() as stack:
+        for _ in range(MAX_STREAMS):
+            stream = stack.enter_context(following(idle_service, followed))
+            assert stream.answer.status_code == 200
+        waiting = Waiting(idle_service, "top-entities", date(2026, 1, 7), asks=True)
+        ask(idle_service, "runs", "cancel", waiting.run_id)
+        ended = waiting.end()
+
+    assert (ended.code, ended.err) == (1, "")
     assert "cancelled" in ended.out
 
 

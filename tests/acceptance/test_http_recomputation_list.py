@@ -23,16 +23,18 @@ def listed(service: Service, **parameters: object) -> Any:
 
 @pytest.fixture(scope="module")
 async def history(template: str) -> AsyncIterator[str]:
-    """A database with nine runs: three of each report, three of each status, some requested at the same moment."""
+    """A database with nine runs: three of each report, three of each status, four that verify, some requested at the
+    same moment.
+    """
     async with copy_of(template) as url:
         connection = await asyncpg.connect(url)
         slugs, states = ("volume-by-period", "status-counts", "top-entities"), ("completed", "failed", "cancelled")
         await connection.executemany(
             """
             INSERT INTO recompute_runs
-            (id, report_slug, status, requested_at, error_message, window_name, requested_by,
+            (id, report_slug, status, requested_at, error_message, mode, window_name, requested_by,
             date_from, date_to, covers_from, covers_until, remaining_until)
-            VALUES ($1, $2, $3, $4, $5, 'day', 'test',
+            VALUES ($1, $2, $3, $4, $5, $6, 'day', 'test',
             '2024-01-01', '2024-01-01', '2024-01-01', '2024-01-02', '2024-01-01')
             """,
             [
@@ -42,6 +44,7 @@ async def history(template: str) -> AsyncIterator[str]:
                     states[number % 3],
                     datetime(2024, 1, 1, number // 2, tzinfo=UTC),
                     "a reason" if states[number % 3] == "failed" else None,
+                    "verify" if number % 2 else "rebuild",
                 )
                 for number in range(9)
             ],
@@ -78,12 +81,16 @@ def test_runs_are_listed_newest_first(historian: Service) -> None:
         ({"status": "failed"}, 3),
         ({"report_slug": "top-entities"}, 3),
         ({"status": "failed", "report_slug": "top-entities"}, 1),
+        ({"mode": "rebuild"}, 5),
+        ({"mode": "verify"}, 4),
+        ({"mode": "verify", "status": "failed", "report_slug": "status-counts"}, 0),
+        ({"mode": "rebuild", "status": "failed", "report_slug": "status-counts"}, 1),
         ({"status": "pending"}, 0),
         ({"report_slug": "unknown"}, 0),
         ({"report_slug": "top"}, 0),
     ],
 )
-def test_the_list_is_narrowed_by_status_and_report(historian: Service, wanted: dict[str, str], total: int) -> None:
+def test_the_list_is_narrowed_by_status_report_and_mode(historian: Service, wanted: dict[str, str], total: int) -> None:
     envelope = listed(historian, **wanted)
 
     every = listed(historian)["data"]
@@ -105,6 +112,9 @@ def test_pages_put_together_are_the_whole_list(historian: Service, limit: int) -
         ("status=FAILED", "status"),
         ("status=", "status"),
         ("status=failed&status=failed", "status"),
+        ("mode=plan", "mode"),
+        ("mode=Verify", "mode"),
+        ("mode=", "mode"),
         ("report_slug=", "report_slug"),
         ("report_slug=" + "x" * 256, "report_slug"),
         ("report_slug=a%00", "report_slug"),

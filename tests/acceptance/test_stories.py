@@ -1,9 +1,9 @@
 """Stories of chance over real servers and processes: events come and go, runs are asked for, processes die.
 
 A story (`story`) is told on a stage (`stage`) by a teller (`teller`). While it goes on, two things hold at every
-moment: a day whose snapshots differ from its events stands in the log, and a report shows each day as it once was, whole, and
-not older than a run that was seen to have completed. At its end everything is brought back. Then all numbers are
-right, nothing is stuck, and the audit trail tells what the witness in the database saw (`witness`).
+moment: a day whose snapshots differ from its events stands in the log, and a report shows each day as it once was,
+whole, and not older than a run that was seen to have completed. At its end everything is brought back. Then all
+numbers are right, nothing is stuck, and the audit trail tells what the witness in the database saw (`witness`).
 
 `PG_ANALYTICS_STORIES=200` tells that many, other ones each time. One that fails is told, step by step, with the
 failure; `--hypothesis-seed` has the same ones told again, though processes may keep another time then.

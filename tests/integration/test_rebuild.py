@@ -505,6 +505,23 @@ async def test_a_rebuild_leaves_the_days_around_it_alone(connect: Connect) -> No
     assert set(await logged_days(connection)) == {BEFORE, AFTER}
 
 
+async def test_rows_of_other_days_stay_when_those_of_one_day_are_removed_and_replaced(connect: Connect) -> None:
+    connection = await connect()
+    await insert(connection, BEFORE, 21, last_day=AFTER)
+    await rebuild(connection, [BEFORE, DAY, AFTER])
+    await connection.execute(
+        """
+        DELETE FROM analytics_events
+        WHERE occurred_day = $1 AND (status = 'success' OR entity_id = 'entity-0' OR external_ref LIKE '%-1')
+        """,
+        DAY,
+    )
+
+    await rebuild(connection, [DAY])
+
+    await assert_snapshots_equal_events(connection)
+
+
 async def test_a_rebuild_of_days_with_gaps_between_them_leaves_the_gaps_alone(connect: Connect) -> None:
     connection = await connect()
     await insert(connection, BEFORE, 3, last_day=AFTER)

@@ -6,89 +6,51 @@ that day, before anything of it is counted.
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Iterator
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from datetime import date, timedelta
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import uuid4
 
-import asyncpg
 import pytest
 
 from pg_analytics.errors import ErrorCode, ServiceError
 from pg_analytics.postgres.pool import Connection, Postgres
-from pg_analytics.recompute import perform, store, worker
+from pg_analytics.recompute import store, worker
 from pg_analytics.recompute.store import Run, Scope, Summary
 from pg_analytics.recompute.trigger import Trigger, lock_key
-from pg_analytics.recompute.worker import CONNECTIONS, MAX_FAILURES, Workers, WorkerSettings
+from pg_analytics.recompute.worker import MAX_FAILURES
 from pg_analytics.redis.client import RedisClient
-from pg_analytics.snapshots import pace
-from pg_analytics.snapshots import store as snapshots
-from pg_analytics.windows import DayRange, Window
+from pg_analytics.windows import DayRange
 from tests.conftest import Servers
 from tests.events import insert
 from tests.oracle import assert_nothing_stuck, assert_snapshots_equal_events
 from tests.proxy import Proxy
 from tests.waiting import until_parked, until_true
+from tests.working import (
+    CHUNK_DAYS,
+    LONG,
+    MONDAY,
+    THREE_CHUNKS,
+    TIMEOUT,
+    parked,
+    run_of,
+    scope,
+    trail,
+    until_committed,
+    until_status,
+    working,
+)
 
-pytestmark = [pytest.mark.anyio, pytest.mark.servers]
+pytestmark = [pytest.mark.anyio, pytest.mark.servers, pytest.mark.usefixtures("no_settling", "steady_pace")]
 
-MONDAY = date(2026, 1, 5)
-CHUNK_DAYS = 7
-WEEK = DayRange(MONDAY, MONDAY + timedelta(days=7))
-THREE_CHUNKS = DayRange(MONDAY, MONDAY + timedelta(days=3 * CHUNK_DAYS))
-
-LONG = timedelta(minutes=10)
 SHORT = timedelta(milliseconds=200)
-TIMEOUT = timedelta(seconds=10)
 
 
 def days_of_its_own(year: int) -> DayRange:
     """Days that no other test here locks: the tests of one process share a Redis."""
     return DayRange(date(year, 1, 1), date(year, 1, 8))
-
-
-def scope(days: DayRange = WEEK, slug: str = "volume-by-period") -> Scope:
-    """What is asked for when these days shall be recomputed."""
-    return Scope(slug, Window.DAY, days.start, days.last)
-
-
-@pytest.fixture(autouse=True)
-def no_settling(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody in this process trusts a version for a while, so no run need wait for that."""
-    monkeypatch.setattr(worker, "_SETTLE_S", 0)
-
-
-@pytest.fixture(autouse=True)
-def steady_pace(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Chunks of one size, on however slow a machine."""
-    monkeypatch.setattr(perform, "CHUNK_S", 3600)
-    monkeypatch.setattr(pace, "_FIRST", CHUNK_DAYS)
-    monkeypatch.setattr(pace, "_MOST", CHUNK_DAYS)
-
-
-@pytest.fixture
-async def postgres(database_url: str) -> AsyncIterator[Postgres]:
-    """The pool of a serving process."""
-    pool = Postgres(database_url, size=20, timeout=TIMEOUT, name="test")
-    await pool.open()
-    yield pool
-    await pool.close()
-
-
-@pytest.fixture
-async def redis(servers: Servers) -> AsyncIterator[RedisClient]:
-    """A client of Redis that waits patiently, so that a slow machine does not look like a lost Redis."""
-    client = RedisClient(servers.redis_url, timeout=TIMEOUT)
-    yield client
-    await client.close()
-
-
-@pytest.fixture
-def trigger(postgres: Postgres, redis: RedisClient) -> Trigger:
-    """What the service triggers with."""
-    return Trigger(postgres=postgres, redis=redis, lock_ttl=LONG, queue_size=64, max_range_days=366)
 
 
 @pytest.fixture
@@ -97,59 +59,6 @@ def lost_redis(servers: Servers) -> Iterator[str]:
     with Proxy(servers.redis_url) as proxy:
         proxy.hang()
         yield proxy.url
-
-
-@asynccontextmanager
-async def working(url: str, redis: RedisClient, *, count: int = 1, lease: timedelta = LONG) -> AsyncIterator["Workers"]:
-    """Workers at work, for the length of a block."""
-    pool = Postgres(url, size=CONNECTIONS * count, timeout=TIMEOUT, name="worker", statement_timeout=timedelta(minutes=1))
-    workers = Workers(url, pool, redis, count=count, settings=WorkerSettings(lease=lease, lock_ttl=LONG))
-    await pool.open()
-    await workers.start()
-    try:
-        yield workers
-    finally:
-        await workers.stop()
-        await pool.close()
-
-
-@asynccontextmanager
-async def parked(database_url: str, day: date) -> AsyncIterator[Connection]:
-    """Holds up whoever wants to rebuild `day`, for the length of a block; the connection is one that observes."""
-    holder, observer = await asyncpg.connect(database_url), await asyncpg.connect(database_url)
-    try:
-        async with holder.transaction():
-            await snapshots.lock_days(holder, [day])
-            yield observer
-    finally:
-        await holder.close()
-        await observer.close()
-
-
-async def until_status(connection: Connection, run_id: UUID, status: str) -> Run:
-    """The run, once it has that status."""
-    await until_true(connection, "SELECT status = $2 FROM recompute_runs WHERE id = $1", run_id, status)
-    return await run_of(connection, run_id)
-
-
-async def until_committed(connection: Connection, run: Run, day: date) -> None:
-    """Until the days of the run from `day` on, and no others, are committed."""
-    await until_true(connection, "SELECT remaining_until = $2 FROM recompute_runs WHERE id = $1", run.id, day)
-
-
-async def run_of(connection: Connection, run_id: UUID) -> Run:
-    """The run as it stands."""
-    run = await store.get_run(connection, run_id)
-    assert run is not None
-    return run
-
-
-async def trail(connection: Connection, run_id: UUID | None) -> list[str]:
-    """The actions in the audit trail of a run, oldest first."""
-    entries = await connection.fetch(
-        "SELECT action FROM audit_entries WHERE resource_id IS NOT DISTINCT FROM $1 ORDER BY id", run_id and str(run_id)
-    )
-    return [entry["action"].removeprefix("recompute.") for entry in entries]
 
 
 async def last_entry(connection: Connection, action: str) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from tests.histories import (
     rebuild,
     rebuild_logged,
     requests,
+    stale_histories,
     start_over,
 )
 from tests.oracle import assert_snapshots_equal_events
@@ -127,7 +128,7 @@ async def test_every_report_equals_plain_sql_on_the_events(
 
 
 @PROPERTY
-@given(history=pruned_histories, asked=st.lists(requests(), min_size=1, max_size=8))
+@given(history=stale_histories, asked=st.lists(requests(), min_size=1, max_size=8))
 async def test_every_fresh_report_equals_plain_sql_on_the_events_without_any_rebuild(
     writer: Connection, connection: Connection, history: list[Step], asked: list[Asked]
 ) -> None:
@@ -139,7 +140,7 @@ async def test_every_fresh_report_equals_plain_sql_on_the_events_without_any_reb
 
 
 @PROPERTY
-@given(history=pruned_histories, asked=st.lists(requests(), min_size=1, max_size=8))
+@given(history=stale_histories, asked=st.lists(requests(), min_size=1, max_size=8))
 async def test_every_answer_tells_how_many_of_its_buckets_the_log_says_are_stale(
     writer: Connection, connection: Connection, history: list[Step], asked: list[Asked]
 ) -> None:

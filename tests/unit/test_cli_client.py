@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pg_analytics.cli.client import Managing, Service
+from pg_analytics.cli.client import Managing, Service, _events
 from pg_analytics.cli.exit_codes import CommandError, ExitCode
 from pg_analytics.settings import SettingsError
 
@@ -96,3 +96,17 @@ def test_an_empty_key_in_the_environment_is_refused(monkeypatch: pytest.MonkeyPa
 
     with pytest.raises(SettingsError):
         key_for()
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 1000])
+def test_events_of_a_stream_are_read_however_they_are_cut(size: int) -> None:
+    stream = (
+        'retry: 1000\nevent: progress\ndata: {"n": "a\u2028b"}\n\n: still there\n\nevent: end\ndata: 2\n\n'.encode()
+    )
+    pieces = [stream[start : start + size] for start in range(0, len(stream), size)]
+
+    assert list(_events(pieces)) == [{"n": "a\u2028b"}, 2]
+
+
+def test_an_event_that_was_cut_off_is_none() -> None:
+    assert list(_events([b'data: 1\n\nevent: progress\ndata: {"n":'])) == [1]

@@ -90,6 +90,14 @@ def test_whole_buckets_are_exactly_those_that_the_range_touches(asked: DayRange,
 
 
 @given(ranges(), windows)
+def test_a_bucket_that_is_there_in_part_counts(asked: DayRange, window: Window) -> None:
+    whole = asked.whole_buckets(window)
+
+    parts = [DayRange(whole.start, whole.end - timedelta(days=number)) for number in range(window.days)]
+    assert {part.bucket_count(window) for part in parts} == {whole.bucket_count(window)}
+
+
+@given(ranges(), windows)
 def test_widening_twice_is_widening_once(asked: DayRange, window: Window) -> None:
     whole = asked.whole_buckets(window)
 

@@ -36,7 +36,7 @@ _KEEP_ALIVE_S: Final = 10.0
 _SEND_S: Final = 10.0
 
 _HEADERS: Final = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-_RETRY: Final = b"retry: 1000\n\n"
+_RETRY: Final = b"retry: 1000\n"
 
 
 class RunStreams:
