@@ -54,7 +54,7 @@ _CHUNK_TIMEOUT: Final = timedelta(minutes=10)
 #: A rebuild that cannot have a lock for this long says so, and tries again.
 _LOCK_TIMEOUT: Final = timedelta(seconds=2)
 #: The groups of a full day fit into this; twice as many do in the hash tables of PostgreSQL 15 and newer.
-_REBUILD_WORK_MEM: Final = "16MB"
+REBUILD_WORK_MEM: Final = "16MB"
 
 
 class _Duty(Protocol):
@@ -119,7 +119,7 @@ async def workers(settings: Settings, *, clock: Callable[[], datetime] = utc_now
         name="worker",
         statement_timeout=_CHUNK_TIMEOUT,
         lock_timeout=_LOCK_TIMEOUT,
-        work_mem=_REBUILD_WORK_MEM,
+        work_mem=REBUILD_WORK_MEM,
     )
     refresher_postgres = Postgres(
         url,
@@ -128,7 +128,7 @@ async def workers(settings: Settings, *, clock: Callable[[], datetime] = utc_now
         name="refresher",
         statement_timeout=_CHUNK_TIMEOUT,
         lock_timeout=_LOCK_TIMEOUT,
-        work_mem=_REBUILD_WORK_MEM,
+        work_mem=REBUILD_WORK_MEM,
     )
     redis = RedisClient(settings_module.require_redis(settings), timeout=settings.redis_timeout)
     times = WorkerSettings(lease=settings.recompute_lease, lock_ttl=settings.recompute_lock_ttl)

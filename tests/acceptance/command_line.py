@@ -94,7 +94,7 @@ def pointing_to(service: Service) -> dict[str, str]:
 def on_a_terminal(
     *arguments: str, environment: Mapping[str, str], watch: Callable[[str], None] = lambda _: None
 ) -> str:
-    """What the command writes to a terminal of 80 columns, whatever its exit code; `watch` is told what it is so far."""
+    """What the command writes to a terminal of 80 columns, whatever its exit code; `watch` is told all of it so far."""
     ours, terminal = pty.openpty()
     size = {"COLUMNS": "80", "LINES": "25", "TERM": "xterm-256color"}
     process = subprocess.Popen(

@@ -83,7 +83,16 @@ _PACK: Final = (
     *("hold_a_process", "change", "freeze_a_worker", "trigger_again", "let_leases_run_out", "read", "let_go", "thaw"),
     *("lose_redis", "delete", "verify", "kill_or_start_a_worker", "trigger", "cancel", "end_writing_slowly", "write"),
     *("restore_redis", "hold_a_process", "stop_a_worker", "write_again", "kill_or_start_a_worker", "let_go", "read"),
-    *("drop_connections", "trigger", "begin_to_write_slowly", "truncate", "kill_the_service", "write", "empty_redis"),
+    *(
+        "recompute_twice",
+        "drop_connections",
+        "trigger",
+        "begin_to_write_slowly",
+        "truncate",
+        "kill_the_service",
+        "write",
+        "empty_redis",
+    ),
     *("hold_a_process", "change", "trigger", "kill_or_start_a_worker", "end_writing_slowly", "let_go", "verify"),
 )
 

@@ -61,7 +61,7 @@ async def test_a_plan_is_a_table_of_buckets_and_totals(shop: Service, database: 
         "estimated_seconds": "-",
         "covers": "2024-02-12 to 2024-02-25",
         "refused": "the events of days before 2024-02-13 were pruned, so their snapshots are frozen; "
-        "the first day that can be rebuilt by the week is 2024-02-19",
+        "the first week that can be rebuilt: 2024-02-19",
     }
     assert (ended.code, ended.err) == (1, "")
 
@@ -127,4 +127,4 @@ async def test_a_rebuild_of_frozen_days_is_a_wrong_argument(shop: Service, datab
     ended = ask(shop, *recompute(DAY, DAY, "--wait"))
 
     assert ended.code == 2
-    assert "the first day that can be rebuilt by the day is 2024-02-21" in ended.error
+    assert "the first day that can be rebuilt: 2024-02-21" in ended.error

@@ -1,5 +1,7 @@
 """A run followed as it goes on: server-sent events from the first look to its end."""
 
+import asyncio
+import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -149,7 +151,7 @@ def test_streams_are_bounded_and_one_that_is_left_makes_room(idle_service: Servi
         assert {wire.answer().status_code for wire in wires} == {200}
 
         refusal = ask(idle_service, request(path, headers=KEY_HEADER))
-        failed(refusal, "service_unavailable")
+        assert failed(refusal, "service_unavailable")["message"] == f"{MAX_STREAMS} streams are open already"
         assert int(refusal.headers["Retry-After"]) > 0
         # Neither a head nor anybody who merely asks is in the way of the streams.
         assert ask_head(idle_service, path) == 200
@@ -168,6 +170,24 @@ def ask_head(service: Service, path: bytes) -> int:
 def is_followed(service: Service, run_id: str) -> bool:
     with following(service, run_id) as stream:
         return stream.answer.status_code == 200
+
+
+async def test_a_client_that_takes_nothing_is_cut_off(
+    environment: dict[str, str], connection: Connection, tmp_path: Path
+) -> None:
+    with serving(environment | {"RECOMPUTE_WORKERS": "0"}, tmp_path) as service, Wire(service) as wire:
+        run_id = pending(service)
+        day = {"rollup": "entity", "day": "2026-01-01", "rows_missing": 0, "rows_surplus": 0, "rows_different": 0}
+        drift = json.dumps([day] * 50_000)  # more than what lies between the two takes up
+        await connection.execute("UPDATE recompute_runs SET mode = 'verify', drift = $1", drift)
+        wire.send(request(f"{BASE_PATH}/recomputations/{run_id}/events".encode(), headers=KEY_HEADER))
+
+        while '"stream_cut_off"' not in service.log():
+            await connection.execute("UPDATE recompute_runs SET attempt = attempt + 1")
+            await asyncio.sleep(0.1)
+
+        with following(service, run_id) as stream:
+            assert stream.next_event().data["id"] == run_id
 
 
 @pytest.fixture

@@ -140,7 +140,7 @@ async def test_a_rebuild_of_frozen_days_is_refused_and_the_refusal_is_on_record(
     error = failed(trigger(verifier, asked | {"requested_by": "anna"}), "unprocessable")
 
     assert error["details"] == {"kept_from": "2024-02-21"}
-    assert f"the first day that can be rebuilt by the {asked['window']} is {first_possible}" in error["message"]
+    assert f"the first {asked['window']} that can be rebuilt: {first_possible}" in error["message"]
     assert await database.fetchval("SELECT count(*) FROM recompute_runs") == 0
     [entry] = verifier.http.get("/audit-entries", headers=AUTHORISED).json()["data"]
     assert (entry["actor"], entry["action"]) == ("anna", "recompute.rejected")

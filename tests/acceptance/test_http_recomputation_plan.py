@@ -81,7 +81,7 @@ async def test_a_plan_lists_every_bucket_as_its_last_rebuild_left_it(
 
     events = dataset.between(dataset.FIRST, last)
     counts = {row["bucket_date"]: row["event_count"] for row in dataset.volume(events, window)}
-    [computed_at] = await database.fetchrow("SELECT DISTINCT computed_at FROM snapshot_buckets")
+    computed_at = await database.fetchval("SELECT DISTINCT computed_at FROM snapshot_buckets")
     buckets = plan.pop("buckets")
     step = timedelta(days=7 if window == "week" else 1)
     assert [bucket["bucket_date"] for bucket in buckets] == [

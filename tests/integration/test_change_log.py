@@ -93,6 +93,14 @@ async def test_a_truncation_logs_every_day_that_was_ever_rebuilt(three_days: Con
     assert await logged(three_days) == [MONDAY, TUESDAY]
 
 
+async def test_a_truncation_takes_nothing_from_a_frozen_day_and_does_not_log_it(three_days: Connection) -> None:
+    async with three_days.transaction():
+        await rebuild_days(three_days, DayRange.inclusive(MONDAY, WEDNESDAY), run_id=None)
+    await three_days.execute("UPDATE horizons SET kept_from = $1 WHERE subject = 'events'", TUESDAY)
+    await three_days.execute("TRUNCATE analytics_events")
+    assert await logged(three_days) == [TUESDAY, WEDNESDAY]
+
+
 async def test_copy_logs_its_days(three_days: Connection) -> None:
     source = await three_days.fetchval("SELECT id FROM event_sources")
     days = (MONDAY, MONDAY, WEDNESDAY)

@@ -33,7 +33,7 @@ _READ_S: Final = 1.0
 #: Shorter than what proxies let a silent connection live.
 _KEEP_ALIVE_S: Final = 10.0
 #: A client that takes nothing for so long has lost interest. The server would not notice by itself: it waits for room.
-_SEND_S: Final = 10.0
+_SEND_S: Final = 5.0
 
 _HEADERS: Final = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 _RETRY: Final = b"retry: 1000\n"

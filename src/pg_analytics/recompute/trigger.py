@@ -149,7 +149,7 @@ async def _check_frozen(connection: Connection, scope: Scope) -> None:
     raise ServiceError(
         ErrorCode.UNPROCESSABLE,
         f"the events of days before {kept_from} were pruned, so their snapshots are frozen;"
-        f" the first day that can be rebuilt by the {scope.window} is {first}",
+        f" the first {scope.window} that can be rebuilt: {first}",
         details={"kept_from": kept_from},
     )
 

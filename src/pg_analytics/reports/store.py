@@ -20,9 +20,9 @@ _READ_STALE_DAYS: Final = statement(__package__, "read_stale_days")
 _INSTALL_REPORT: Final = statement(__package__, "install_report")
 _INSTALL_WINDOW: Final = statement(__package__, "install_window")
 
-#: A change log longer than this (about a million entries) is not read for an answer that does not depend on it: that
-#: would take longer than most reports.
-_MAX_LOG_BYTES: Final = 64 * 1024 * 1024
+#: A change log longer than this (about 250,000 entries, some 50 ms) is not read for an answer that does not depend on
+#: it: that would take longer than most reports.
+_MAX_LOG_BYTES: Final = 16 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)

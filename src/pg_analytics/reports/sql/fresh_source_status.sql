@@ -9,7 +9,7 @@ SELECT
     r.status,
     r.event_count
 FROM rollup_source_status AS r
-
+WHERE r.day NOT IN (SELECT l.day FROM counted_live AS l)
 UNION ALL
 SELECT
     l.day,
