@@ -65,6 +65,14 @@ check-docs: .venv/.stamp ## … the commands and links of the documentation
 check-wheel: .venv/.stamp ## … the built wheel: whole, and running on the run-time lock alone
 	$(BIN)/python scripts/check_wheel.py
 
+.PHONY: bench-recompute
+bench-recompute: .venv/.stamp ## Measure what recomputing costs, as ratios (ARGS=--help; 10 million events take some minutes)
+	@$(BIN)/python -m bench.recompute $(ARGS)
+
+.PHONY: bench-follow
+bench-follow: .venv/.stamp ## Measure how soon reports count what is written (ARGS=--help)
+	@$(BIN)/python -m bench.follow $(ARGS)
+
 .PHONY: fmt
 fmt: .venv/.stamp ## Format Python and SQL, and mend what the linters can mend
 	@$(BIN)/ruff check --quiet --fix $(PYTHON_SOURCES) || true

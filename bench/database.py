@@ -67,16 +67,13 @@ async def database(server_url: str) -> AsyncIterator[str]:
         await administrator.close()
 
 
-async def generate(connection: Connection, *, events: int, days: int) -> None:
-    """Fill the empty tables with generated events."""
+async def generate(connection: Connection, *, events: int, days: int, first_day: date = FIRST_DAY) -> None:
+    """Fill the empty tables with generated events, and leave the change log empty."""
     say(f"{events:,} events over {days} days are being generated")
-    await connection.execute(
-        "INSERT INTO event_sources (slug, provider_name, description) "
-        f"SELECT 'source-' || n, 'bench', 'bench' FROM generate_series(1, {SOURCES}) AS n"
-    )
+    await connection.execute(sql("generate_sources"), SOURCES)
     async with _loading(connection):
         await connection.execute("SELECT setseed(0.5)")
-        await connection.execute(sql("generate_events"), events, FIRST_DAY, days, "event-", timeout=None)
+        await connection.execute(sql("generate_events"), events, first_day, days, "event-", timeout=None)
 
 
 async def copy_events(connection: Connection, origin_url: str) -> None:

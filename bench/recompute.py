@@ -88,7 +88,7 @@ class Bench:
 
     async def late(self) -> list[Line]:
         """1,000 late events over 200 days, and 1 % of the entities deleted."""
-        spread = [self._days.start + timedelta(days=n) for n in range(0, self._days.day_count)][-_LATE_DAYS - 1 : -1]
+        spread = [self._days.start + timedelta(days=n) for n in range(self._days.day_count)][-_LATE_DAYS - 1 : -1]
         await self._insert(_NEW_EVENTS, "late-", spread)
         lines = await self._refreshed(f"{_NEW_EVENTS:,} late events over {len(spread)} days")
         await self._connection.execute("DELETE FROM analytics_events WHERE hashtext(entity_id) % 100 = 7", timeout=None)
@@ -275,7 +275,7 @@ def main() -> None:
     parser.add_argument(
         "--database",
         metavar="URL",
-        help="measure with a copy of the events of this database, which is only read, in a database of its own beside it",
+        help="measure with a copy of the events of this database, which is only read, in a database beside it",
     )
     parser.add_argument("--ten-times", action="store_true", help="also a table of ten times as many days (much disk)")
     parser.add_argument("--whole-original", action="store_true", help="the original's strategy on all days (minutes)")

@@ -10,7 +10,35 @@ entity AS (
 )
 
 SELECT
-    (SELECT count(*) FROM (SELECT * FROM source_status EXCEPT ALL SELECT * FROM rollup_source_status) AS a)
-    + (SELECT count(*) FROM (SELECT * FROM rollup_source_status EXCEPT ALL SELECT * FROM source_status) AS b)
-    + (SELECT count(*) FROM (SELECT * FROM entity EXCEPT ALL SELECT * FROM rollup_entity) AS c)
-    + (SELECT count(*) FROM (SELECT * FROM rollup_entity EXCEPT ALL SELECT * FROM entity) AS d)
+    (
+        SELECT count(
+            *) FROM (
+            SELECT * FROM source_status
+            EXCEPT ALL
+            SELECT * FROM rollup_source_status
+        ) AS a
+    )
+    + (
+        SELECT count(
+            *) FROM (
+            SELECT * FROM rollup_source_status
+            EXCEPT ALL
+            SELECT * FROM source_status
+        ) AS b
+    )
+    + (
+        SELECT count(
+            *) FROM (
+            SELECT * FROM entity
+            EXCEPT ALL
+            SELECT * FROM rollup_entity
+        ) AS c
+    )
+    + (
+        SELECT count(
+            *) FROM (
+            SELECT * FROM rollup_entity
+            EXCEPT ALL
+            SELECT * FROM entity
+        ) AS d
+    )

@@ -16,6 +16,7 @@ FROM (
     SELECT
         n,
         random() AS chance,
-        ($2::date::timestamp AT TIME ZONE 'UTC') + (n::double precision / $1) * $3::integer * INTERVAL '1 day' AS arrived_at
+        ($2::date::timestamp AT TIME ZONE 'UTC')
+        + (n::double precision / $1) * $3::integer * INTERVAL '1 day' AS arrived_at
     FROM generate_series(0, $1::integer - 1) AS n
 ) AS e

@@ -166,7 +166,7 @@ def test_a_report_that_is_not_public_is_unknown(service: Service) -> None:
                 "cache_ttl_seconds": 120,
                 "breakdowns": ["period", "source"],
                 "dimensions": ["bucket_date", "source"],
-                "supported_filters": {"window", "breakdown", "source", "limit", "offset"},
+                "supported_filters": {"window", "breakdown", "source", "fresh", "limit", "offset"},
             },
         ),
         (
@@ -175,7 +175,7 @@ def test_a_report_that_is_not_public_is_unknown(service: Service) -> None:
                 "cache_ttl_seconds": 90,
                 "breakdowns": ["status", "period"],
                 "dimensions": ["status", "bucket_date"],
-                "supported_filters": {"window", "breakdown", "status", "limit", "offset"},
+                "supported_filters": {"window", "breakdown", "status", "fresh", "limit", "offset"},
             },
         ),
         (
@@ -184,7 +184,7 @@ def test_a_report_that_is_not_public_is_unknown(service: Service) -> None:
                 "cache_ttl_seconds": 45,
                 "breakdowns": [],
                 "dimensions": ["entity_id"],
-                "supported_filters": {"window", "limit", "offset"},
+                "supported_filters": {"window", "fresh", "limit", "offset"},
             },
         ),
     ],
@@ -208,7 +208,7 @@ def test_a_report_says_what_can_be_asked_of_it(service: Service, slug: str, own:
 
 def assert_fresh(freshness: dict[str, Any]) -> None:
     assert datetime.fromisoformat(freshness.pop("computed_at")).tzinfo == UTC
-    assert freshness == {"data_through": dataset.LAST.isoformat(), "stale_days": 0}
+    assert freshness == {"data_through": dataset.LAST.isoformat(), "stale_days": 0, "lag_seconds": 0.0}
 
 
 @pytest.mark.parametrize(

@@ -121,7 +121,8 @@ def test_an_answer_has_the_members_of_the_contract(shared_service: Service, slug
     assert before <= datetime.fromisoformat(data["generated_at"]) <= datetime.now(UTC)
     assert isinstance(data["execution_ms"], int)
     assert (data["cache_hit"], data["source_system"]) == (False, "postgres")
-    assert set(meta) >= {"pagination", "covers", "computed_at", "cache_hit"}
+    assert set(meta) == {"pagination", "covers", "computed_at", "stale_buckets", "cache_hit"}
+    assert meta["stale_buckets"] == 0
     assert meta["cache_hit"] is False
     assert datetime.fromisoformat(meta["computed_at"]) <= before
 

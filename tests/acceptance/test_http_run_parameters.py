@@ -53,6 +53,12 @@ def test_dates_are_days_of_the_calendar(shared_service: Service, name: str, text
     assert allowed == "must be a date as YYYY-MM-DD, from 0001-01-08 to 9999-12-26"
 
 
+@pytest.mark.parametrize("text", ["1", "0", "True", "TRUE", "yes", "%20true", "true%20", "null", "truefalse", "now"])
+@pytest.mark.parametrize("slug", [VOLUME, STATUS, ENTITIES])
+def test_fresh_is_true_or_false(shared_service: Service, slug: str, text: str) -> None:
+    assert refused(get(shared_service, f"/reports/{slug}/run?fresh={text}"), "fresh") == "must be true or false"
+
+
 @pytest.mark.parametrize(
     "slug,query,allowed",
     [
@@ -105,9 +111,9 @@ def test_what_a_report_does_not_take_is_refused_with_what_it_takes(
     assert allowed.endswith("limit, offset")
 
 
-@pytest.mark.parametrize("name", ["window", "date_from", "date_to", "breakdown", "source", "limit", "offset"])
+@pytest.mark.parametrize("name", ["window", "date_from", "date_to", "breakdown", "source", "fresh", "limit", "offset"])
 def test_every_parameter_is_given_once_and_with_a_value(shared_service: Service, name: str) -> None:
-    valid = {"window": "day", "breakdown": "source", "source": "stripe", "limit": "5", "offset": "0"}
+    valid = {"window": "day", "breakdown": "source", "source": "stripe", "fresh": "true", "limit": "5", "offset": "0"}
     value = valid.get(name, "2024-02-12")
     run = f"/reports/{VOLUME}/run?"
 
@@ -160,6 +166,8 @@ def test_a_query_that_cannot_be_read_is_refused_as_a_whole(shared_service: Servi
         "date_from=0001-01-08&date_to=0001-01-14&window=week",
         "date_from=9999-12-26&date_to=9999-12-26&window=week",
         "date_from=2024-01-01&date_to=2024-12-31",  # 366 days
+        "fresh=true",
+        "fresh=false",
         "source=nobody",
         "source=" + "x" * 255,
         "source=%F0%9F%98%80",

@@ -224,6 +224,41 @@ async def test_a_role_that_may_only_write_events_is_logged_and_cannot_touch_the_
         await three_days.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
 
 
+async def test_objects_of_a_writers_own_that_have_the_names_of_ours_do_not_lead_the_log_astray(
+    three_days: Connection, database_url: str
+) -> None:
+    writer = await asyncpg.connect(database_url)
+    try:
+        schema = await writer.fetchval("SELECT current_schema()")
+        await writer.execute(
+            f"""
+            CREATE SCHEMA decoy;
+            CREATE TABLE decoy.event_changes (external_ref text, occurred_day date);
+            CREATE TABLE decoy.new_rows (external_ref text, occurred_day date);
+            CREATE FUNCTION decoy.min(text) RETURNS text LANGUAGE sql AS $$ SELECT 'decoy' $$;
+            CREATE FUNCTION decoy.never(date, date) RETURNS boolean LANGUAGE sql AS $$ SELECT FALSE $$;
+            CREATE OPERATOR decoy.<> (LEFTARG = date, RIGHTARG = date, FUNCTION = decoy.never);
+            CREATE TEMPORARY TABLE event_changes (external_ref text, occurred_day date);
+            SET search_path = decoy, pg_temp, {schema}, pg_catalog;
+            """
+        )
+        await writer.execute(INSERT, "one", at(MONDAY))
+        await writer.executemany(INSERT, [("two", at(TUESDAY)), ("three", at(WEDNESDAY))])
+        await writer.execute(
+            """
+            INSERT INTO analytics_events
+            (external_ref, source_id, entity_id, status, processing_ms, amount_cents, occurred_at)
+            SELECT 'many-' || n || external_ref, source_id, entity_id, status, processing_ms, amount_cents, occurred_at
+            FROM analytics_events, generate_series(1, 2) AS n
+            """
+        )
+        for decoy in ("decoy.event_changes", "pg_temp.event_changes"):
+            assert not await writer.fetch(f"SELECT FROM {decoy}")
+    finally:
+        await writer.close()
+    assert sorted(await logged(three_days)) == [MONDAY, MONDAY, TUESDAY, TUESDAY, WEDNESDAY, WEDNESDAY]
+
+
 @pytest.mark.parametrize("zone", ["Pacific/Kiritimati", "America/Los_Angeles", "Asia/Kathmandu"])
 async def test_the_day_of_an_event_is_that_of_utc_whatever_the_time_zone_of_its_writer(
     connection: Connection, zone: str

@@ -10,7 +10,17 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pg_analytics.errors import ErrorCode, ServiceError
-from pg_analytics.http.params import MAX_QUERY_BYTES, MAX_TEXT_CHARACTERS, Choice, Day, Integer, Parameter, Query, Text
+from pg_analytics.http.params import (
+    MAX_QUERY_BYTES,
+    MAX_TEXT_CHARACTERS,
+    Choice,
+    Day,
+    Flag,
+    Integer,
+    Parameter,
+    Query,
+    Text,
+)
 
 LIMIT = Integer("limit", 50, minimum=1, maximum=1000)
 WINDOW = Choice("window", "day", choices=("day", "week"), ignore_case=True)
@@ -156,3 +166,12 @@ def test_every_kind_of_parameter_says_what_is_allowed(parameter: Parameter[Any])
 
     assert details["allowed"] == parameter.allowed
     assert parameter.allowed.startswith("must be ")
+
+
+def test_a_flag_is_true_or_false_and_nothing_that_looks_like_it() -> None:
+    flag = Flag("fresh", default=False)
+
+    assert (Query(b"fresh=true").value(flag), Query(b"fresh=false").value(flag)) == (True, False)
+    assert Query(b"").value(flag) is False
+    for text in (b"True", b"TRUE", b"1", b"0", b"yes", b"on", b"t", b"%20true", b"null"):
+        assert refused_name(b"fresh=" + text, flag) == "fresh"

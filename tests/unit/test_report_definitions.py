@@ -8,6 +8,7 @@ import pytest
 
 from pg_analytics.reports import definition as definition_module
 from pg_analytics.reports.definition import ReportDefinition, builtin_definitions
+from pg_analytics.reports.statement import run_statement
 from pg_analytics.windows import Window
 
 DEFINITIONS = builtin_definitions()
@@ -76,7 +77,7 @@ def test_the_filters_that_clients_read_list_everything_that_can_be_asked(report:
 
     assert asked.pop("window") == "day|week"
     assert asked.pop("breakdown", "") == "|".join(breakdown.name for breakdown in report.breakdowns)
-    assert (asked.pop("limit"), asked.pop("offset")) == ("1-1000", ">=0")
+    assert (asked.pop("fresh"), asked.pop("limit"), asked.pop("offset")) == ("true|false", "1-1000", ">=0")
     assert asked == {f.name: f.description for f in report.filters}
     for f in report.filters:
         assert f.values is None or f.description == "|".join(f.values)
@@ -99,6 +100,20 @@ def test_a_statement_takes_the_range_the_page_and_one_parameter_per_filter(
 
     used = {int(number) for number in re.findall(r"\$(\d+)", code)}
     assert used == set(range(1, 6 + len(report.filters)))
+
+
+@statements
+@pytest.mark.parametrize("fresh", [False, True])
+def test_what_surrounds_a_statement_takes_the_three_parameters_after_its_own(
+    report: ReportDefinition, breakdown: str | None, *, fresh: bool
+) -> None:
+    sql = run_statement(report.slug, breakdown, fresh=fresh)
+
+    assert sql.startswith(f"-- {report.slug}, one row per "), "pg_stat_activity shows the first lines"
+    assert report.statement(breakdown) in sql
+    used = {int(number) for number in re.findall(r"\$(\d+)", re.sub(r"--.*", "", sql))}
+    assert used == set(range(1, 9 + len(report.filters)))
+    assert (f"rollup_{report.rollup} AS NOT MATERIALIZED" in sql) is fresh
 
 
 @reports

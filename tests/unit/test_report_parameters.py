@@ -118,6 +118,7 @@ def test_requests_that_mean_the_same_have_one_identity() -> None:
         "breakdown=period",
         "date_to=2024-03-10",
         "date_to=2024-03-10&date_from=2024-02-10&offset=000",
+        "fresh=false",
     ]
 
     assert all(read(spelling).identity() == read("").identity() for spelling in spellings)
@@ -136,13 +137,25 @@ def test_requests_that_mean_something_else_have_another_identity() -> None:
 @pytest.mark.parametrize(
     "slug,names",
     [
-        ("volume-by-period", ["window", "date_from", "date_to", "breakdown", "source", "limit", "offset"]),
-        ("status-counts", ["window", "date_from", "date_to", "breakdown", "status", "limit", "offset"]),
-        ("top-entities", ["window", "date_from", "date_to", "limit", "offset"]),
+        ("volume-by-period", ["window", "date_from", "date_to", "breakdown", "source", "fresh", "limit", "offset"]),
+        ("status-counts", ["window", "date_from", "date_to", "breakdown", "status", "fresh", "limit", "offset"]),
+        ("top-entities", ["window", "date_from", "date_to", "fresh", "limit", "offset"]),
     ],
 )
 def test_a_report_takes_these_parameters_and_no_others(slug: str, names: list[str]) -> None:
     assert [parameter.name for parameter in parameters.declared(builtin_definitions()[slug], entry(slug))] == names
-    every = {"window", "date_from", "date_to", "breakdown", "source", "status", "entity_id", "limit", "offset", "x"}
+    every = {
+        "window",
+        "date_from",
+        "date_to",
+        "breakdown",
+        "source",
+        "status",
+        "entity_id",
+        "fresh",
+        "limit",
+        "offset",
+        "x",
+    }
     for name in every - set(names):
         assert blamed(f"{name}=a", slug=slug) == name

@@ -15,8 +15,10 @@ from pg_analytics.windows import DayRange, Window
 
 #: Days that are kept in mind per rollup, the newest; whoever asks for older ones is not told.
 _MOST_DAYS: Final = 5000
-#: The log may be long where nobody rebuilds: between two looks, this many times what the last one took.
+#: The log may be long where nobody rebuilds: between two looks, this many times what the last one took, or this many
+#: seconds, if that is less: what takes so long waits for a lock.
 _REST: Final = 20
+_MAX_REST_S: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +62,7 @@ class Staleness:
             listed = await store.read_stale_days(connection, most=_MOST_DAYS)
         except (asyncpg.QueryCanceledError, asyncpg.LockNotAvailableError):  # somebody holds the log; not a loss
             listed = {}
-        rest_s = _REST * (time.monotonic() - started)
+        rest_s = min(_REST * (time.monotonic() - started), _MAX_REST_S)
         self._due = started + rest_s
         return Look(listed, started + rest_s + self._lifetime_s)
 
