@@ -14,7 +14,7 @@ endif
 
 .PHONY: help
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile
 
 .PHONY: setup
 setup: .venv/.stamp ## Make .venv with the command pg-analytics in it (PYTHON=… chooses the interpreter)
@@ -46,7 +46,7 @@ check-python: .venv/.stamp ## … format, lint, types and the direction of impor
 # servers; a count of minutes, cents or attempts fits an integer.
 .PHONY: check-sql
 check-sql: .venv/.stamp ## … SQL style, and what a migration would lock or break
-	$(BIN)/sqlfluff lint src
+	$(BIN)/sqlfluff lint src bench
 	$(BIN)/squawk --assume-in-transaction --pg-version 14 src/pg_analytics/postgres/migrations/*.sql \
 		--exclude require-lock-timeout,require-statement-timeout,prefer-identity,prefer-bigint-over-int
 
@@ -77,7 +77,7 @@ bench-follow: .venv/.stamp ## Measure how soon reports count what is written (AR
 fmt: .venv/.stamp ## Format Python and SQL, and mend what the linters can mend
 	@$(BIN)/ruff check --quiet --fix $(PYTHON_SOURCES) || true
 	@$(BIN)/ruff format $(PYTHON_SOURCES)
-	@$(BIN)/sqlfluff fix --quiet src || true
+	@$(BIN)/sqlfluff fix --quiet src bench || true
 
 .PHONY: lock
 lock: ## Write requirements/*.txt anew from pyproject.toml (needs uv; UPGRADE=1 takes newer versions)

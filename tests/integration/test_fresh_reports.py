@@ -22,7 +22,6 @@ pytestmark = [pytest.mark.anyio]
 
 FIRST = date(2026, 5, 4)
 DAYS = DayRange(FIRST, FIRST + timedelta(days=28))
-ASKED = {"first": DAYS.start, "end": DAYS.end, "window": "day", "limit": 1000, "offset": 0}
 #: Every report with each of its breakdowns.
 BREAKDOWNS = [(slug, breakdown) for slug, (breakdowns, _) in REPORTS.items() for breakdown in breakdowns]
 reports = pytest.mark.parametrize("slug,breakdown", BREAKDOWNS)
@@ -134,20 +133,22 @@ async def test_a_log_that_is_too_long_to_be_read_keeps_no_report_waiting_and_hid
 
     assert (stale.stale_buckets, beside_a_long_log.stale_buckets) == (3, None)
     assert beside_a_long_log.rows == stale.rows
-    assert not scans(await explain_without_stale_log(filled), "event_changes")
+    assert not scans(await what_a_plain_report_ran(filled), "event_changes")
     assert await store.read_stale_days(filled, most=100) == {}
     again = await run(filled, "volume-by-period", "period", max_fresh_days=31)
     assert (again.rows, again.fresh_days) == (fresh.rows, 4)
 
 
-async def explain_without_stale_log(connection: Connection) -> dict[str, Any]:
+async def what_a_plain_report_ran(connection: Connection) -> dict[str, Any]:
     """The nodes of a plain report's plan that were run."""
     done = await explain(connection, "volume-by-period", "period", fresh=False)
     return {"Plans": [{**node, "Plans": []} for node in nodes(done) if node["Actual Loops"]]}
 
 
 @pytest.mark.parametrize("rollup", ["source_status", "entity"])
-async def test_a_day_that_was_built_after_its_rollup_dropped_it_is_not_stale(filled: Connection, rollup: str) -> None:
+async def test_a_stale_day_that_its_rollup_has_dropped_is_neither_told_nor_counted(
+    filled: Connection, rollup: str
+) -> None:
     slug, breakdown = next(key for key in BREAKDOWNS if builtin_definitions()[key[0]].rollup == rollup)
     kept_from = FIRST + timedelta(days=4)
     await filled.execute("UPDATE horizons SET kept_from = $1 WHERE subject = $2", kept_from, rollup)

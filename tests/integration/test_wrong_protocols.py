@@ -92,25 +92,26 @@ class Protocol:
 RIGHT: Final = Protocol()
 
 # Instead of a row per statement and day ...
-_LOG_FUNCTION: Final = """
-    CREATE OR REPLACE FUNCTION log_event_changes() RETURNS trigger LANGUAGE plpgsql AS $$
+_LOG: Final = """
+    CREATE FUNCTION log_wrongly() RETURNS trigger LANGUAGE plpgsql AS $$
     BEGIN
         INSERT INTO event_changes (external_ref, occurred_day)
         SELECT min(external_ref), occurred_day FROM new_rows {}
         RETURN NULL;
     END
     $$;
+
+    CREATE OR REPLACE TRIGGER analytics_events_inserted AFTER INSERT ON analytics_events
+    REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION log_wrongly();
 """
 # ... one row per day, which says that it is stale,
 FLAG: Final = Protocol(
     set_up="CREATE UNIQUE INDEX ON event_changes (occurred_day);"
-    + _LOG_FUNCTION.format("GROUP BY occurred_day ON CONFLICT DO NOTHING;")
+    + _LOG.format("GROUP BY occurred_day ON CONFLICT DO NOTHING;")
 )
 # or no second row where there is one.
 DEDUPLICATED: Final = Protocol(
-    set_up=_LOG_FUNCTION.format(
-        "WHERE occurred_day NOT IN (SELECT occurred_day FROM event_changes) GROUP BY occurred_day;"
-    )
+    set_up=_LOG.format("WHERE occurred_day NOT IN (SELECT occurred_day FROM event_changes) GROUP BY occurred_day;")
 )
 
 

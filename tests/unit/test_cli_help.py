@@ -28,21 +28,29 @@ COMMANDS = [
     "run",
     "recompute",
     "runs",
+    "schedules",
     "audit",
     "health",
+    "prune",
 ]
-WITH_HELP = [*COMMANDS, "example flights", "runs cancel"]
+#: They only lead to the commands below them.
+GROUPS = ["example", "prune"]
+BELOW = [
+    *("example flights", "prune events", "runs cancel"),
+    *("schedules set", "schedules pause", "schedules resume"),
+]
+WITH_HELP = [*COMMANDS, *BELOW]
 PRINTING = [
     "migrate",
     "seed",
-    "example flights",
     "reports",
     "run",
     "recompute",
     "runs",
-    "runs cancel",
+    "schedules",
     "audit",
     "health",
+    *BELOW,
 ]
 
 
@@ -76,7 +84,7 @@ def test_help_has_examples_that_the_command_line_accepts(command: str) -> None:
         app.parse_args(example, exit_on_error=False, print_error=False)
 
 
-@pytest.mark.parametrize("command", [command for command in WITH_HELP if command != "example"])
+@pytest.mark.parametrize("command", [command for command in WITH_HELP if command not in GROUPS])
 def test_help_names_settings_and_exit_codes(command: str) -> None:
     text = help_of(command)
 

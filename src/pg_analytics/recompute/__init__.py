@@ -23,5 +23,7 @@ A run is completed only after the versions of the numbers that it found or made 
 
 A run in the mode `verify` goes the same way and writes nothing but what it found.
 
-    routes ──► trigger ──► store ◄── worker ──► perform ──► snapshots.rebuild, snapshots.verify
+What a run would do can be asked without one (`plan`), and a run can be followed to its end (`stream`).
+
+    routes ──► trigger, plan, stream ──► store ◄── worker ──► perform ──► snapshots.rebuild, snapshots.verify
 """
