@@ -65,7 +65,8 @@ async def expected(
     dimensions = _DIMENSIONS[asked.slug, asked.breakdown]
     columns = ", ".join(dimensions)
     narrowed = f"WHERE {REPORTS[asked.slug][1]} = $5" if asked.only is not None else ""
-    counted = f"SELECT {columns}, count(*) AS event_count FROM ({_EVENTS.format(events=events)}) AS e {narrowed} GROUP BY {columns}"
+    found = _EVENTS.format(events=events)
+    counted = f"SELECT {columns}, count(*) AS event_count FROM ({found}) AS e {narrowed} GROUP BY {columns}"
     arguments = [asked.window, asked.date_from, asked.date_to, since, *([] if asked.only is None else [asked.only])]
     rows = [dict(row) for row in await connection.fetch(counted, *arguments)]
     by_count = "bucket_date" not in dimensions

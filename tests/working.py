@@ -1,6 +1,5 @@
 """Runs and workers in the process of a test, and the places where a test parks them."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import date, timedelta
@@ -126,7 +125,7 @@ async def watch_progress(connection: Connection) -> None:
 
 async def assert_progress_was_contiguous(connection: Connection) -> None:
     """Each commit that was watched built just the days between its progress and the one before: newest first, all of
-    them, and none twice. (Only where no two runs have a day in common.)
+    them, and none twice. Only for runs that have no day in common.
     """
     last: dict[UUID, date] = {}
     seen = await connection.fetch("SELECT * FROM progress_seen ORDER BY id")

@@ -1,8 +1,7 @@
 -- The limit: what PostgreSQL needs to find the groups of rollup_entity, and does nothing with them.
--- Parameters: $1 days, or NULL for all.
+-- Parameters: none.
 SELECT count(*)
 FROM (
     SELECT count(*) FROM analytics_events
-    WHERE $1::date[] IS NULL OR occurred_day = ANY($1)
     GROUP BY occurred_day, entity_id
 ) AS g

@@ -26,6 +26,7 @@ from pg_analytics.http.auth import ManagementKey
 from pg_analytics.postgres.migrate import migrate
 from pg_analytics.postgres.pool import LOST, Postgres, connection_options, describe
 from pg_analytics.postgres.regularly import Regularly
+from pg_analytics.postgres.statements import statements_of
 from pg_analytics.recompute import routes as recompute_routes
 from pg_analytics.recompute import schedule, schedule_routes
 from pg_analytics.recompute.schedule import Scheduler
@@ -51,6 +52,8 @@ _START_PATIENCE_S: Final = 30
 _CONNECT_TIMEOUT: Final = timedelta(seconds=5)
 _PREPARE_TIMEOUT: Final = timedelta(minutes=10)
 _CHUNK_TIMEOUT: Final = timedelta(minutes=10)
+#: Where the statements are that a rebuild, and whoever records it, may need.
+_REBUILDING_PACKAGES: Final = ("pg_analytics.snapshots", "pg_analytics.recompute", "pg_analytics.audit")
 #: A rebuild that cannot have a lock for this long says so, and tries again.
 _LOCK_TIMEOUT: Final = timedelta(seconds=2)
 #: The groups of a full day fit into this; twice as many do in the hash tables of PostgreSQL 15 and newer.
@@ -112,37 +115,14 @@ async def workers(settings: Settings, *, clock: Callable[[], datetime] = utc_now
     """`RECOMPUTE_WORKERS` workers at work, and, where there are any, what keeps the snapshots up to date by itself."""
     url = settings_module.require_database(settings)
     count = settings.recompute_workers
-    postgres = Postgres(
-        url,
-        size=max(1, CONNECTIONS * count),
-        timeout=settings.postgres_timeout,
-        name="worker",
-        statement_timeout=_CHUNK_TIMEOUT,
-        lock_timeout=_LOCK_TIMEOUT,
-        work_mem=REBUILD_WORK_MEM,
-    )
-    refresher_postgres = Postgres(
-        url,
-        size=1,
-        timeout=settings.postgres_timeout,
-        name="refresher",
-        statement_timeout=_CHUNK_TIMEOUT,
-        lock_timeout=_LOCK_TIMEOUT,
-        work_mem=REBUILD_WORK_MEM,
-    )
+    postgres = _rebuilding(settings, size=max(1, CONNECTIONS * count), name="worker")
+    refresher_postgres = _rebuilding(settings, size=1, name="refresher")
+    upkeep_postgres = _rebuilding(settings, size=2, name="upkeep")
     redis = RedisClient(settings_module.require_redis(settings), timeout=settings.redis_timeout)
     times = WorkerSettings(lease=settings.recompute_lease, lock_ttl=settings.recompute_lock_ttl)
     running = Workers(url, postgres, redis, count=count, settings=times)
     refresher = Refresher(
         refresher_postgres, interval=settings.refresh_interval, on_versions=ReportCache(redis).mirror_versions
-    )
-    upkeep_postgres = Postgres(
-        url,
-        size=2,
-        timeout=settings.postgres_timeout,
-        name="upkeep",
-        statement_timeout=_CHUNK_TIMEOUT,
-        lock_timeout=_LOCK_TIMEOUT,
     )
     scheduler = Scheduler(queue_size=settings.recompute_queue_size, clock=clock)
     duties: list[_Duty] = [running]
@@ -166,6 +146,20 @@ async def workers(settings: Settings, *, clock: Callable[[], datetime] = utc_now
         await refresher_postgres.close()
         await upkeep_postgres.close()
         await redis.close()
+
+
+def _rebuilding(settings: Settings, *, size: int, name: str) -> Postgres:
+    """A pool whose connections rebuild days."""
+    return Postgres(
+        settings_module.require_database(settings),
+        size=size,
+        timeout=settings.postgres_timeout,
+        name=name,
+        statement_timeout=_CHUNK_TIMEOUT,
+        lock_timeout=_LOCK_TIMEOUT,
+        work_mem=REBUILD_WORK_MEM,
+        prepared=[sql for package in _REBUILDING_PACKAGES for sql in statements_of(package)],
+    )
 
 
 @asynccontextmanager

@@ -150,27 +150,6 @@ async def test_a_service_that_hears_of_everything_late_tells_no_old_numbers_eith
                 assert count_of(ask(late)) == 10 * number, run_id
 
 
-async def test_old_numbers_are_never_told_as_fresh_because_their_rebuild_was_noticed_before_its_version(
-    pair: tuple[Service, Service], connection: Connection, to_postgres: Proxy
-) -> None:
-    quick, late = pair
-    to_postgres.delay(0.1)  # between looking at the log and at the versions, much may happen
-    for number in range(1, 2 * ROUNDS + 1):
-        for service in pair:
-            ask(service)
-        await insert(connection, DAY, 10, prefix=str(number))
-        for service in pair:
-            until(lambda service=service: ask(service).json()["meta"]["stale_buckets"] == 1)  # type: ignore[misc]
-        run_id = quick.trigger("volume-by-period", "day", DAY, DAY)
-        while quick.run(run_id)["status"] in {"pending", "running"}:
-            for service in pair:
-                answer = ask(service)
-                told = (count_of(answer), answer.json()["meta"]["stale_buckets"])
-                assert told != (10 * (number - 1), 0)
-    for service in pair:
-        until(lambda service=service: ask(service).json()["meta"]["stale_buckets"] == 0)  # type: ignore[misc]
-
-
 def until_completed(service: Service, run_id: str) -> str:
     """The id of the run, once it has completed."""
     assert service.wait_until_ended(run_id)["status"] == "completed"

@@ -1,6 +1,5 @@
 """How a run is performed: two lanes whose chunks commit in order, locks that are waited for in the open, giving way."""
 
-import asyncio
 from contextlib import AsyncExitStack
 from datetime import date, timedelta
 from uuid import uuid4
@@ -39,14 +38,23 @@ SHORT = timedelta(milliseconds=100)
 OLDEST, MIDDLE, NEWEST = (MONDAY + timedelta(days=n * CHUNK_DAYS) for n in range(3))
 LATER = DayRange(date(2026, 3, 2), date(2026, 3, 9))
 
+#: What a rebuild reads or writes, but for the runs themselves.
+TABLES = (
+    "analytics_events",
+    "event_changes",
+    "horizons",
+    "report_definitions",
+    "rollup_entity",
+    "rollup_source_status",
+    "snapshot_buckets",
+)
 #: Some session of a worker has merged its chunk and waits for its turn.
 MERGED = """
     SELECT EXISTS(
         SELECT FROM pg_stat_activity
         WHERE
             datname = current_database() AND application_name = 'pg-analytics worker'
-            AND state = 'idle in transaction'
-            AND wait_event = 'ClientRead' AND clock_timestamp() - state_change > INTERVAL '100 ms'
+            AND state = 'idle in transaction' AND clock_timestamp() - state_change > INTERVAL '100 ms'
     )
 """
 
@@ -59,15 +67,16 @@ async def observer(connection: Connection) -> Connection:
     return connection
 
 
-async def schedule(connection: Connection, asked: Scope) -> Run:
-    """A run of a schedule."""
-    run = await store.insert_run(connection, uuid4(), asked, "schedule", scheduled=True)
-    await connection.execute(
-        "INSERT INTO audit_entries (actor, action, resource_type, resource_id, metadata) "
-        "VALUES ('schedule', 'recompute.triggered', 'recompute_run', $1, '{}')",
-        str(run.id),
-    )
-    return run
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lanes that neither wait for their turn for long nor rest for long between two tries."""
+    monkeypatch.setattr(perform, "_TURN_S", 0.05)
+    monkeypatch.setattr(perform, "_RETRY_S", 0.01)
+
+
+async def enter(connection: Connection, asked: Scope, *, scheduled: bool = False) -> Run:
+    """A run in the backlog, past the gates of a trigger."""
+    return await store.insert_run(connection, uuid4(), asked, "somebody", scheduled=scheduled)
 
 
 async def assert_all_is_well(connection: Connection) -> None:
@@ -99,19 +108,19 @@ async def test_a_quick_lane_commits_nothing_before_a_slow_one_whose_days_are_new
     await assert_all_is_well(observer)
 
 
+@pytest.mark.usefixtures("impatient")
 async def test_a_chunk_that_waits_for_its_turn_for_too_long_lets_go_of_its_days_and_is_done_again(
-    trigger: Trigger,
-    redis: RedisClient,
-    observer: Connection,
-    database_url: str,
-    connect: Connect,
-    monkeypatch: pytest.MonkeyPatch,
+    trigger: Trigger, redis: RedisClient, observer: Connection, connect: Connect, database_url: str
 ) -> None:
-    monkeypatch.setattr(perform, "_TURN_S", 0.1)
     await observer.execute(
         """
         CREATE SEQUENCE merges;  -- counts what is rolled back, too
-        CREATE FUNCTION count_merge() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM nextval(''merges''); RETURN NULL; END';
+        CREATE FUNCTION count_merge() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN
+            PERFORM nextval('merges');
+            RETURN NULL;
+        END
+        $$;
         CREATE TRIGGER count_merge AFTER INSERT ON rollup_entity FOR EACH STATEMENT EXECUTE FUNCTION count_merge();
         """
     )
@@ -174,11 +183,10 @@ async def test_a_failure_of_an_older_chunk_keeps_what_newer_ones_have_committed(
     await assert_all_is_well(observer)
 
 
+@pytest.mark.usefixtures("impatient")
 async def test_runs_over_the_same_days_by_impatient_workers_all_complete_without_a_failure(
-    trigger: Trigger, redis: RedisClient, connection: Connection, database_url: str, monkeypatch: pytest.MonkeyPatch
+    trigger: Trigger, redis: RedisClient, connection: Connection, database_url: str
 ) -> None:
-    monkeypatch.setattr(perform, "_TURN_S", 0.05)
-    monkeypatch.setattr(perform, "_RETRY_S", 0.01)
     days = DayRange(MONDAY, MONDAY + timedelta(days=12 * CHUNK_DAYS))
     await insert(connection, days.start, 50, last_day=days.last)
     some = [DayRange(days.start + timedelta(days=n), days.end - timedelta(days=2 * n)) for n in range(6)]
@@ -218,19 +226,20 @@ async def test_a_run_that_waits_for_days_says_so_and_goes_on_when_they_are_free(
     await assert_all_is_well(observer)
 
 
-@pytest.mark.parametrize(
-    "table",
-    ["analytics_events", "event_changes", "horizons", "rollup_source_status", "rollup_entity", "snapshot_buckets"]
-    + ["report_definitions"],
-)
+@pytest.fixture
+async def person(connect: Connect) -> Connection:
+    """Somebody who locks what they should not."""
+    return await connect(application_name="a person at psql")
+
+
+@pytest.mark.parametrize("table", TABLES)
 async def test_a_run_that_waits_for_a_table_names_the_session_that_holds_it(
-    trigger: Trigger, redis: RedisClient, observer: Connection, database_url: str, connect: Connect, table: str
+    redis: RedisClient, observer: Connection, person: Connection, database_url: str, table: str
 ) -> None:
-    run = await trigger.trigger(scope(THREE_CHUNKS), "client", via="test")
-    person = await connect(application_name="a person at psql")
     async with working(database_url, redis, lock_timeout=SHORT):
         async with person.transaction():
             await person.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
+            run = await enter(observer, scope(THREE_CHUNKS))
             await until_true(observer, "SELECT waiting_for IS NOT NULL FROM recompute_runs")
             waiting = await run_of(observer, run.id)
             holder = f"AccessExclusiveLock on {table} by session {person.get_server_pid()} (a person at psql)"
@@ -243,7 +252,7 @@ async def test_a_run_that_waits_for_a_table_names_the_session_that_holds_it(
 
 
 async def test_a_run_whose_own_row_is_locked_for_longer_than_its_lease_is_not_lost(
-    trigger: Trigger, redis: RedisClient, observer: Connection, database_url: str, connect: Connect
+    trigger: Trigger, redis: RedisClient, observer: Connection, connect: Connect, database_url: str
 ) -> None:
     run = await trigger.trigger(scope(THREE_CHUNKS), "client", via="test")
     person = await connect()
@@ -266,7 +275,7 @@ async def test_a_run_whose_own_row_is_locked_for_longer_than_its_lease_is_not_lo
 
 
 async def test_a_run_whose_end_cannot_be_told_for_a_while_completes_without_a_failure(
-    trigger: Trigger, redis: RedisClient, observer: Connection, database_url: str, connect: Connect
+    trigger: Trigger, redis: RedisClient, observer: Connection, connect: Connect, database_url: str
 ) -> None:
     run = await trigger.trigger(scope(THREE_CHUNKS), "client", via="test")
     person = await connect()
@@ -328,7 +337,7 @@ async def test_a_run_of_a_schedule_lets_one_that_somebody_asked_for_go_first_and
     trigger: Trigger, redis: RedisClient, observer: Connection, database_url: str
 ) -> None:
     await insert(observer, LATER.start, 21, last_day=LATER.last)
-    run = await schedule(observer, scope(THREE_CHUNKS))
+    run = await enter(observer, scope(THREE_CHUNKS), scheduled=True)
     async with AsyncExitStack() as at_work:
         async with parked(database_url, NEWEST):
             await at_work.enter_async_context(working(database_url, redis))
@@ -347,9 +356,9 @@ async def test_a_run_of_a_schedule_lets_one_that_somebody_asked_for_go_first_and
 
 
 async def test_runs_of_schedules_do_not_give_way_to_one_another(
-    trigger: Trigger, redis: RedisClient, observer: Connection, database_url: str
+    redis: RedisClient, observer: Connection, database_url: str
 ) -> None:
-    runs = [await schedule(observer, scope(days)) for days in (THREE_CHUNKS, LATER)]
+    runs = [await enter(observer, scope(days), scheduled=True) for days in (THREE_CHUNKS, LATER)]
     async with working(database_url, redis):
         for run in runs:
             assert (await until_status(observer, run.id, "completed")).attempt == 1
@@ -359,7 +368,7 @@ async def test_runs_of_schedules_do_not_give_way_to_one_another(
 async def test_a_run_of_a_schedule_that_fits_into_one_chunk_is_committed_once(
     redis: RedisClient, observer: Connection, database_url: str
 ) -> None:
-    run = await schedule(observer, scope(DayRange(OLDEST, MIDDLE)))
+    run = await enter(observer, scope(DayRange(OLDEST, MIDDLE)), scheduled=True)
     async with working(database_url, redis):
         await until_status(observer, run.id, "completed")
 
@@ -370,7 +379,7 @@ async def test_a_run_of_a_schedule_that_fits_into_one_chunk_is_committed_once(
 async def test_somebody_who_asks_is_served_while_a_schedule_waits_for_a_day(
     trigger: Trigger, redis: RedisClient, observer: Connection, database_url: str
 ) -> None:
-    run = await schedule(observer, scope(THREE_CHUNKS))
+    run = await enter(observer, scope(THREE_CHUNKS), scheduled=True)
     async with working(database_url, redis, lock_timeout=SHORT):
         async with parked(database_url, NEWEST):
             await until_true(observer, "SELECT waiting_for IS NOT NULL FROM recompute_runs")

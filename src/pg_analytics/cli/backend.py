@@ -9,6 +9,7 @@ import os
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
+from datetime import date
 from typing import Any, TypeVar
 
 import asyncpg
@@ -19,8 +20,11 @@ from pg_analytics.cli.client import DEMO_DATABASE_URL, DEMO_FOLDER
 from pg_analytics.cli.exit_codes import CommandError, ExitCode
 from pg_analytics.embedded.account import ServersError
 from pg_analytics.events import flights
+from pg_analytics.events import prune as pruning
 from pg_analytics.events import seed as demo_events
 from pg_analytics.events.flights import FlightsLoaded, MissingDataError
+from pg_analytics.events.prune import Pruned
+from pg_analytics.events.store import EventsBefore
 from pg_analytics.postgres import migrate as migrations
 from pg_analytics.postgres.migrate import MigrationError
 from pg_analytics.postgres.pool import LOST, Connection, describe
@@ -80,6 +84,26 @@ def load_flights(progress: Callable[[int, int], None]) -> FlightsLoaded:
             return await flights.load(connection, progress=progress)
 
     return _perform(load)
+
+
+def plan_pruning(before: date) -> EventsBefore:
+    """What pruning the days before `before` would delete."""
+
+    async def plan(settings: Settings) -> EventsBefore:
+        async with _connected(settings) as connection:
+            return await pruning.plan_pruning(connection, before)
+
+    return _perform(plan)
+
+
+def prune_events(before: date, actor: str, progress: Callable[[int], None]) -> Pruned:
+    """Delete the events of the days before `before`, and freeze these days; `progress` is told how many are done."""
+
+    async def prune(settings: Settings) -> Pruned:
+        async with _connected(settings) as connection:
+            return await pruning.prune_events(connection, before, actor=actor, progress=progress)
+
+    return _perform(prune)
 
 
 def configure(given: Mapping[str, str] | None = None) -> Settings:

@@ -1,7 +1,7 @@
 """The commands of the schedules: look at them, change them, pause and resume them."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 from cyclopts import Parameter
 
@@ -43,7 +43,7 @@ def _schedules(*, as_json: AsJson = False, service: Managing = DEFAULT_MANAGING)
         listed.add_row(
             output.stacked(f"{schedule['report_slug']} {schedule['window']}"),
             output.cell(f"{schedule['refresh_interval_minutes']} min"),
-            output.cell(f"{schedule['retention_days']} days"),
+            output.cell("ever" if schedule["retention_days"] is None else f"{schedule['retention_days']} days"),
             output.cell("paused" if schedule["paused"] else output.moment(schedule["next_run_at"])),
             output.cell(schedule["last_run"]["status"] if "last_run" in schedule else None),
         )
@@ -57,7 +57,7 @@ def _set(
     /,
     *,
     every: Annotated[int | None, Parameter(metavar="MINUTES")] = None,
-    retain: Annotated[int | None, Parameter(metavar="DAYS")] = None,
+    retain: Annotated[int | Literal["ever"] | None, Parameter(metavar="DAYS")] = None,
     requested_by: str | None = None,
     as_json: AsJson = False,
     service: Managing = DEFAULT_MANAGING,
@@ -72,15 +72,19 @@ def _set(
 
         pg-analytics schedules set volume-by-period day --every 30
         pg-analytics schedules set top-entities week --retain 1095
+        pg-analytics schedules set top-entities day --retain ever
 
     :param slug: The report, as `pg-analytics schedules` lists it.
     :param window: Its window: day or week.
     :param every: Minutes from one run to the next, 1 to 525600.
-    :param retain: Days that are kept, 1 to 36600.
+    :param retain: Days that are kept, 1 to 36600, or `ever`.
     :param requested_by: Who changes it, for the audit trail.
     """
-    given = {"refresh_interval_minutes": every, "retention_days": retain}
-    body = {name: value for name, value in given.items() if value is not None}
+    body: dict[str, int | None] = {}
+    if every is not None:
+        body["refresh_interval_minutes"] = every
+    if retain is not None:
+        body["retention_days"] = None if retain == "ever" else retain
     if not body:
         raise CommandError(ExitCode.USAGE, "nothing to change", hint="give --every, --retain or both")
     _change(slug, window, body, requested_by, service, as_json=as_json)

@@ -6,7 +6,7 @@ PostgreSQL is back.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
@@ -59,10 +59,16 @@ class Postgres:
         statement_timeout: timedelta | None = None,
         lock_timeout: timedelta | None = None,
         work_mem: str | None = None,
+        prepared: Sequence[str] = (),
     ) -> None:
         """`timeout` bounds the wait for a connection and, unless `statement_timeout` says otherwise, each
         statement; `lock_timeout` each wait for a lock inside it. `name` shows in `pg_stat_activity`. `work_mem`, such
         as `16MB`, is for sessions whose statements build tables in memory.
+
+        `prepared` are statements that each connection prepares when it opens, and never inside a transaction. The
+        driver prepares in two steps; a process that is paused between them inside a transaction would keep its locks
+        for as long as it is paused, since PostgreSQL takes that session for a busy one, which none of its time limits
+        ends.
         """
         self._url = url
         self._size = size
@@ -70,6 +76,7 @@ class Postgres:
         self._options = connection_options(name, timeout, statement_timeout, lock_timeout)
         if work_mem is not None:
             self._options["server_settings"]["work_mem"] = work_mem
+        self._prepared = prepared
         self._pool: asyncpg.Pool[asyncpg.Record] | None = None
 
     async def open(self) -> None:
@@ -79,8 +86,15 @@ class Postgres:
             min_size=0,
             max_size=self._size,
             reset=_keep_session,
+            init=self._prepare,
+            # Statements are known for as long as their connection lives.
+            max_cached_statement_lifetime=0,
             **self._options,
         )
+
+    async def _prepare(self, connection: Connection) -> None:
+        for sql in self._prepared:
+            await connection.prepare(sql)
 
     async def close(self) -> None:
         """Close every connection, at once if they do not end within a second."""

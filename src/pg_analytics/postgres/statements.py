@@ -5,6 +5,13 @@ from importlib import resources
 
 
 @cache
+def statements_of(package: str) -> tuple[str, ...]:
+    """The text of every statement of the Python package `package`, for a connection that is to know them all."""
+    names = sorted(file.name for file in (resources.files(package) / "sql").iterdir())
+    return tuple(statement(package, name.removesuffix(".sql")) for name in names if name.endswith(".sql"))
+
+
+@cache
 def statement(package: str, name: str) -> str:
     """Text of `sql/<name>.sql` inside the Python package `package`.
 

@@ -98,8 +98,7 @@ class Performance:
 
     async def _lane(self, do: Callable[[_Chunk], Awaitable[None]]) -> None:
         while True:
-            if self._run.scheduled:
-                await self._give_way()
+            await self._give_way()
             if not self._left.day_count:
                 return
             days = self._left.newest(self._pace.days)
@@ -129,8 +128,11 @@ class Performance:
                 if not await store.record_waiting(connection, self._run, reason):
                     raise Fenced
         await asyncio.sleep(_RETRY_S)
+        await self._give_way()
 
     async def _give_way(self) -> None:
+        if not self._run.scheduled:
+            return
         with suppress(*BLOCKED):  # while the table of the runs is locked, nobody could claim the other run
             async with self._postgres.borrowed() as connection:
                 if await store.person_waits(connection):

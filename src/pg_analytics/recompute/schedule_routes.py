@@ -26,10 +26,12 @@ RETENTION: Final = Integer("retention_days", 365, minimum=1, maximum=36_600)
 
 
 class ScheduleChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Body of a change, with at least one of: minutes from one run to the next, days that are kept, no runs at all."""
+    """Body of a change, with at least one of: minutes from one run to the next; days that are kept, null for ever; no
+    runs at all.
+    """
 
     refresh_interval_minutes: int | UnsetType = UNSET
-    retention_days: int | UnsetType = UNSET
+    retention_days: int | UnsetType | None = UNSET
     paused: bool | UnsetType = UNSET
 
 
@@ -47,7 +49,7 @@ class ScheduleView(msgspec.Struct, frozen=True, omit_defaults=True):
     report_slug: str
     window: str
     refresh_interval_minutes: int
-    retention_days: int
+    retention_days: int | None
     paused: bool
     next_run_at: datetime
     updated_at: datetime
@@ -113,7 +115,8 @@ def _given(change: ScheduleChange) -> dict[str, Any]:
     given = {name: value for name, value in msgspec.structs.asdict(change).items() if value is not UNSET}
     if not given:
         raise invalid("body", f"must hold at least one of {', '.join(change.__struct_fields__)}")
-    for bounds in (INTERVAL, RETENTION):
-        if not bounds.minimum <= given.get(bounds.name, bounds.minimum) <= bounds.maximum:
-            raise invalid(bounds.name, bounds.allowed)
+    for bounds, beside in ((INTERVAL, ""), (RETENTION, ", or null: for ever")):
+        value = given.get(bounds.name)
+        if value is not None and not bounds.minimum <= value <= bounds.maximum:
+            raise invalid(bounds.name, bounds.allowed + beside)
     return given

@@ -26,10 +26,10 @@ class ScheduleKey:
 
 @dataclass(frozen=True, slots=True)
 class ScheduleSettings:
-    """What an operator decides of a schedule."""
+    """What an operator decides of a schedule. `retention_days` None: for ever."""
 
     refresh_interval_minutes: int
-    retention_days: int
+    retention_days: int | None
     paused: bool
 
 
@@ -40,7 +40,7 @@ class Schedule:
     report_slug: str
     window_name: str
     refresh_interval_minutes: int
-    retention_days: int
+    retention_days: int | None
     paused: bool
     next_run_at: datetime
     updated_at: datetime

@@ -15,11 +15,13 @@ _EVERY_REPORT: Final = {"fresh": "true|false", "limit": "1-1000", "offset": ">=0
 
 
 class WindowDefault(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A window that a report is kept in, with the values that its row in the catalogue starts with."""
+    """A window that a report is kept in, with the values that its row in the catalogue starts with. Without a
+    retention, its snapshots are kept for ever.
+    """
 
     name: Window
-    retention_days: int
     refresh_interval_minutes: int
+    retention_days: int | None = None
 
 
 class Breakdown(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -12,7 +12,6 @@ from pg_analytics.snapshots.store import ROLLUPS
 EVENTS: Final = "events"
 
 _READ_RETENTION: Final = statement(__package__, "read_retention")
-_RAISE_RETENTION: Final = statement(__package__, "raise_retention")
 _LOCK_HORIZON: Final = statement(__package__, "lock_horizon")
 _MOVE_HORIZON: Final = statement(__package__, "move_horizon")
 _COUNT_BUCKETS_BEFORE: Final = statement(__package__, "count_buckets_before")
@@ -32,11 +31,6 @@ class BucketsBefore:
 async def read_retention(connection: Connection, today: date) -> dict[str, date]:
     """From which Monday on each rollup is to be kept; a rollup that no report reads is left out."""
     return {row["rollup"]: row["keep_from"] for row in await connection.fetch(_READ_RETENTION, today)}
-
-
-async def raise_retention(connection: Connection, days: int) -> None:
-    """Let every window be kept for at least `days`."""
-    await connection.execute(_RAISE_RETENTION, days)
 
 
 async def lock_horizon(connection: Connection, subject: str) -> date:

@@ -39,8 +39,6 @@ _log: Final = structlog.get_logger(__name__)
 ACTOR: Final = "retention"
 #: How often a process sweeps. Where nothing is to be done, a sweep reads some dozens of rows.
 SWEEP_EVERY: Final = timedelta(minutes=1)
-#: The most that a window can ask for: a hundred years.
-LONGEST_DAYS: Final = 36_600
 
 _REGAIN_AT_ONCE: Final = timedelta(weeks=8)
 _CHUNK_S: Final = 0.5
@@ -63,13 +61,6 @@ async def sweep(connection: Connection, *, today: date) -> None:
         await _move_up(connection, rollup, keep_from)
         await _regain(connection, rollup, keep_from)
         await _delete_dropped(connection, rollup)
-
-
-async def keep_from(connection: Connection, day: date) -> None:
-    """Let every window ask for as much as it can, and keep all rollups from the week of `day` on, now."""
-    await horizon_store.raise_retention(connection, LONGEST_DAYS)
-    for rollup in store.ROLLUPS:
-        await _regain(connection, rollup, Window.WEEK.bucket_start(day))
 
 
 async def _move_up(connection: Connection, rollup: str, keep_from: date) -> None:

@@ -28,6 +28,7 @@ _MERGE: Final = {rollup: statement(__package__, f"merge_{rollup}") for rollup in
 _MERGE_PRUNED: Final = {rollup: sql.replace("analytics_events", "pruned_events") for rollup, sql in _MERGE.items()}
 _VERIFY: Final = {rollup: statement(__package__, f"verify_{rollup}") for rollup in ROLLUPS}
 _RECORD_DAYS: Final = statement(__package__, "record_days")
+_ANNOUNCE_VERSIONS: Final = statement(__package__, "announce_versions")
 _MOVE_VERSIONS: Final = statement(__package__, "move_versions")
 
 
@@ -140,4 +141,4 @@ async def move_versions(connection: Connection, rollups: list[str]) -> dict[str,
 
 async def announce_versions(connection: Connection, channel: str, versions: dict[str, int]) -> None:
     """Tell every process of the new versions, if and when the transaction commits."""
-    await connection.execute("SELECT pg_notify($1, $2)", channel, msgspec.json.encode(versions).decode())
+    await connection.execute(_ANNOUNCE_VERSIONS, channel, msgspec.json.encode(versions).decode())

@@ -4,6 +4,10 @@
 -- squawk-ignore constraint-missing-not-valid
 ALTER TABLE aggregate_windows ADD CONSTRAINT aggregate_windows_next_run_at_check CHECK (isfinite(next_run_at));
 
+-- NULL: for ever. Nothing has acted on retentions so far; from now on, only on those that somebody asks for.
+ALTER TABLE aggregate_windows ALTER COLUMN retention_days DROP NOT NULL;
+UPDATE aggregate_windows SET retention_days = NULL;
+
 -- The last run of each schedule.
 -- squawk-ignore require-concurrent-index-creation
 CREATE INDEX recompute_runs_scheduled ON recompute_runs (report_slug, window_name, requested_at DESC) WHERE scheduled;
@@ -32,6 +36,9 @@ BEGIN
         ) AS touched
         GROUP BY occurred_day;
     ELSE
+        -- A snapshot from before a rebuild does not know of the buckets that it made: at an isolation where that matters,
+        -- this fails, and the truncation with it.
+        PERFORM FROM report_definitions FOR SHARE;
         -- TRUNCATE has no transition table. Every day with events either has a snapshot or stands in the log; a late
         -- event of a frozen day had marked it when it came.
         INSERT INTO event_changes (external_ref, occurred_day)
