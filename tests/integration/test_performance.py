@@ -236,10 +236,11 @@ async def person(connect: Connect) -> Connection:
 async def test_a_run_that_waits_for_a_table_names_the_session_that_holds_it(
     redis: RedisClient, observer: Connection, person: Connection, database_url: str, table: str
 ) -> None:
-    async with working(database_url, redis, lock_timeout=SHORT):
+    run = await enter(observer, scope(THREE_CHUNKS))
+    async with AsyncExitStack() as at_work:
         async with person.transaction():
             await person.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
-            run = await enter(observer, scope(THREE_CHUNKS))
+            await at_work.enter_async_context(working(database_url, redis, lock_timeout=SHORT))
             await until_true(observer, "SELECT waiting_for IS NOT NULL FROM recompute_runs")
             waiting = await run_of(observer, run.id)
             holder = f"AccessExclusiveLock on {table} by session {person.get_server_pid()} (a person at psql)"
@@ -279,9 +280,10 @@ async def test_a_run_whose_end_cannot_be_told_for_a_while_completes_without_a_fa
 ) -> None:
     run = await trigger.trigger(scope(THREE_CHUNKS), "client", via="test")
     person = await connect()
-    async with working(database_url, redis, lock_timeout=SHORT):
+    async with AsyncExitStack() as at_work:
         async with person.transaction():
             await person.execute("LOCK TABLE audit_entries IN EXCLUSIVE MODE")
+            await at_work.enter_async_context(working(database_url, redis, lock_timeout=SHORT))
             await until_committed(observer, run, OLDEST)
             waits = "SELECT EXISTS(SELECT FROM pg_locks WHERE relation = 'audit_entries'::regclass AND NOT granted)"
             for state in (True, False, True):  # it gives up, and tries again

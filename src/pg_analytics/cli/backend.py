@@ -30,6 +30,7 @@ from pg_analytics.postgres.migrate import MigrationError
 from pg_analytics.postgres.pool import LOST, Connection, describe
 from pg_analytics.reports.catalog import install_builtin_reports
 from pg_analytics.settings import Settings
+from pg_analytics.snapshots.rebuild import FrozenDays
 
 T = TypeVar("T")
 
@@ -87,20 +88,26 @@ def load_flights(progress: Callable[[int, int], None]) -> FlightsLoaded:
 
 
 def plan_pruning(before: date) -> EventsBefore:
-    """What pruning the days before `before` would delete."""
+    """What pruning the days before `before` would delete. `CommandError` if these are not over yet."""
 
     async def plan(settings: Settings) -> EventsBefore:
+        _refuse_days_to_come(before)
         async with _connected(settings) as connection:
+            await _refuse_other_schema(connection)
             return await pruning.plan_pruning(connection, before)
 
     return _perform(plan)
 
 
 def prune_events(before: date, actor: str, progress: Callable[[int], None]) -> Pruned:
-    """Delete the events of the days before `before`, and freeze these days; `progress` is told how many are done."""
+    """Delete the events of the days before `before`, and freeze these days; `progress` is told how many are done.
+    `CommandError` if these days are not over yet.
+    """
 
     async def prune(settings: Settings) -> Pruned:
+        _refuse_days_to_come(before)
         async with _connected(settings) as connection:
+            await _refuse_other_schema(connection)
             return await pruning.prune_events(connection, before, actor=actor, progress=progress)
 
     return _perform(prune)
@@ -121,7 +128,7 @@ def one_line_errors() -> Iterator[None]:
     """Within the block, what a person can mend becomes a `CommandError`."""
     try:
         yield
-    except (MigrationError, MissingDataError) as error:
+    except (MigrationError, MissingDataError, FrozenDays) as error:
         raise CommandError(ExitCode.FAILED, str(error)) from None
     except (app.StartError, ServersError) as error:
         raise CommandError(ExitCode.UNAVAILABLE, str(error)) from None
@@ -157,3 +164,19 @@ async def _prepare(connection: Connection) -> list[str]:
     applied = await migrations.migrate(connection)
     await install_builtin_reports(connection)
     return [migration.name for migration in applied]
+
+
+def _refuse_days_to_come(before: date) -> None:
+    """A frozen day counts nothing any more: today's events, and those that are to come, must not be refused so."""
+    today = app.utc_now().date()
+    if before > today:
+        raise CommandError(ExitCode.USAGE, f"--before: must not be after today, {today} (UTC)")
+
+
+async def _refuse_other_schema(connection: Connection) -> None:
+    if not await migrations.is_migrated(connection):
+        raise CommandError(
+            ExitCode.FAILED,
+            "the schema is not the one that this version needs",
+            hint="pg-analytics migrate brings it there",
+        )

@@ -41,10 +41,10 @@ def _events(
     Each day is counted once more, exactly, in the transaction that deletes its
     events. After that its snapshots are frozen: they stay as they are until their
     retention ends, and no recomputation can change them. An event that comes for
-    such a day later is stored and not counted, and the day is marked as out of date.
+    such a day later is stored and not counted; the day is marked as out of date.
 
-    It may run beside everything else, and may be broken off at any moment: days that
-    were done stay done, and the same command does the rest.
+    It may run beside everything else, and may be broken off at any moment: days
+    that were done stay done, and the same command does the rest.
 
     For example:
 

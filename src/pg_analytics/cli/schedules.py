@@ -21,7 +21,7 @@ for _place, _command in enumerate((set_, pause, resume)):
 
 @schedules.default
 def _schedules(*, as_json: AsJson = False, service: Managing = DEFAULT_MANAGING) -> None:
-    """List the schedules: how often each window is recomputed, and how long it is kept.
+    """List the schedules: how often each window is recomputed, how long it is kept.
 
     Every window of every report has one. Its runs cover the last 30 days and are
     entered by the workers themselves, once per period. Snapshots follow the events

@@ -13,7 +13,8 @@ from pg_analytics.events import store
 from pg_analytics.events.store import Event
 from pg_analytics.postgres.pool import Connection
 from pg_analytics.snapshots.rebuild import rebuild_days
-from pg_analytics.windows import DayRange
+from pg_analytics.snapshots.store import read_horizons
+from pg_analytics.windows import FIRST_DAY, DayRange
 
 EVENT_COUNT: Final = 25_000
 DAY_COUNT: Final = 90
@@ -32,13 +33,14 @@ _WEEKEND_FACTOR: Final = 0.6
 
 
 async def seed(connection: Connection, *, today: date) -> int:
-    """Load the demo events and build their snapshots, unless there are events; returns how many were loaded.
+    """Load the demo events and build their snapshots, unless there are or were events; returns how many were loaded.
 
     One transaction: there are either no demo events or all of them, with every snapshot.
     """
     async with connection.transaction(isolation="read_committed"):
         await store.lock_loading(connection)
-        if await store.any_event(connection):
+        events_were_pruned = (await read_horizons(connection)).events > FIRST_DAY
+        if events_were_pruned or await store.any_event(connection):
             return 0
         source_ids = [await store.upsert_source(connection, slug, *_SOURCES[slug]) for slug in _SOURCES]
         await store.stage_events(connection)
