@@ -18,7 +18,8 @@ from bench import ingest
 from bench.database import sql
 from bench.measuring import Line, median, say, show, timed, wal_position
 from pg_analytics.app import REBUILD_WORK_MEM
-from pg_analytics.postgres.pool import Connection, Postgres
+from pg_analytics import logs
+from pg_analytics.postgres.pool import Connection, Postgres, transaction
 from pg_analytics.recompute import store
 from pg_analytics.recompute.perform import Performance
 from pg_analytics.recompute.store import Scope
@@ -27,7 +28,7 @@ from pg_analytics.redis.client import RedisClient
 from pg_analytics.reports.cache import ReportCache
 from pg_analytics.snapshots.pace import Pace
 from pg_analytics.snapshots.rebuild import rebuild_days
-from pg_analytics.snapshots.store import read_backlog
+from pg_analytics.snapshots.store import ROLLUPS, read_backlog
 from pg_analytics.windows import DayRange, Window
 
 _YEAR: Final = 365
@@ -44,6 +45,7 @@ _NEW_EVENTS: Final = 1000
 _LATE_DAYS: Final = 200
 _AN_HOUR: Final = timedelta(hours=1)
 _NO_REDIS: Final = "redis://127.0.0.1:1"
+_DELETE_ONE_PERCENT: Final = "DELETE FROM analytics_events WHERE (hashtext(entity_id) & 2147483647) % 100 = 7"
 
 
 class Bench:
@@ -56,22 +58,29 @@ class Bench:
         self._days = days
         self._cache = ReportCache(RedisClient(_NO_REDIS, timeout=timedelta(milliseconds=100)))
 
+    async def build(self) -> None:
+        """All days from nothing, unmeasured."""
+        say("all days are rebuilt from nothing")
+        await self._measured(self._days)
+        await self._settle()
+
     async def year(self, *, whole_original: bool) -> list[Line]:
         """All days from nothing, again with nothing changed, and by the strategy of the original."""
         before = await self._bare()
         say("all days are rebuilt from nothing")
         await self._connection.execute("TRUNCATE rollup_source_status, rollup_entity, snapshot_buckets, event_changes")
         first, first_wal = await self._measured(self._days)
-        # As autovacuum leaves them a minute later; it would otherwise work at the same time.
-        await self._connection.execute("VACUUM (ANALYZE) rollup_source_status, rollup_entity", timeout=None)
+        await self._settle()
         say("all days are rebuilt again, nothing changed")
         again, again_wal = await self._measured(self._days)
         await self._assert_exact()
         bare = median([before, await self._bare()])
-        original = await self._original(whole=whole_original)
+        original, tried = await self._original(whole=whole_original)
         return [
             Line("whole range from nothing / bare GROUP BYs", first, bare, "s", 1.8),
-            Line("strategy of the original / whole range from nothing", original, first, "s", 12, at_least=True),
+            Line(
+                f"strategy of the original ({tried}) / whole range from nothing", original, first, "s", 12, at_least=True
+            ),
             Line("again, nothing changed / from nothing", again, first, "s", 0.5),
             Line("WAL again / WAL from nothing", again_wal / 2**20, first_wal / 2**20, "MB", 0.01),
         ]
@@ -82,9 +91,12 @@ class Bench:
         rebuilt, bare = [], []
         for turn in range(_PAIRS):
             await self._insert(_NEW_EVENTS, f"new-{turn}-", [day])
+            await self._connection.execute("CHECKPOINT")
             rebuilt.append(await timed(lambda: self._rebuild([day])))
-            bare.append(await timed(lambda: self._group([day])))
-            await self._connection.execute("DELETE FROM analytics_events WHERE external_ref LIKE $1", f"new-{turn}-%")
+            bare.append(await self._bare_of([day]))
+            await self._connection.execute(
+                "DELETE FROM analytics_events WHERE occurred_day = $1 AND external_ref LIKE $2", day, f"new-{turn}-%"
+            )
             await self._rebuild([day])
         return median(rebuilt), median(bare)
 
@@ -93,7 +105,7 @@ class Bench:
         spread = [self._days.start + timedelta(days=n) for n in range(self._days.day_count)][-_LATE_DAYS - 1 : -1]
         await self._insert(_NEW_EVENTS, "late-", spread)
         lines = await self._refreshed(f"{_NEW_EVENTS:,} late events over {len(spread)} days")
-        await self._connection.execute("DELETE FROM analytics_events WHERE hashtext(entity_id) % 100 = 7", timeout=None)
+        await self._connection.execute(_DELETE_ONE_PERCENT, timeout=None)
         return lines + await self._refreshed("1 % of the entities deleted")
 
     async def disk(self) -> Line:
@@ -118,31 +130,39 @@ class Bench:
         return seconds, await wal_position(self._connection) - wal
 
     async def _bare(self) -> float:
-        """Seconds of the two bare GROUP BYs over all events, each with the work_mem that suits it best."""
+        """Seconds of the two bare GROUP BYs over all events."""
         say("the bare GROUP BYs")
-        best = []
-        for rollup in ("source_status", "entity"):
-            times = []
-            for work_mem in _WORK_MEMS:
-                await self._connection.execute(f"SET work_mem = '{work_mem}'")
-                times.append(await timed(lambda rollup=rollup: self._fetch(sql(f"bare_{rollup}"))))  # type: ignore[misc]
-            best.append(min(times))
-        await self._connection.execute("RESET work_mem")
-        return sum(best)
+        return sum([await self._best(f"bare_{rollup}") for rollup in ROLLUPS])
 
-    async def _group(self, days: Sequence[date]) -> None:
-        for rollup in ("source_status", "entity"):
-            await self._fetch(sql(f"bare_{rollup}_of_days"), days)
+    async def _bare_of(self, days: Sequence[date]) -> float:
+        """Seconds of the two bare GROUP BYs over some days."""
+        return sum([await self._best(f"bare_{rollup}_of_days", days) for rollup in ROLLUPS])
+
+    async def _best(self, name: str, *arguments: object) -> float:
+        """Seconds of a statement with the work_mem that suits it best: a slow reference would flatter us."""
+        times = []
+        for work_mem in _WORK_MEMS:
+            await self._connection.execute(f"SET work_mem = '{work_mem}'")
+            times.append(await timed(lambda: self._connection.fetchval(sql(name), *arguments, timeout=None)))
+        await self._connection.execute("RESET work_mem")
+        return min(times)
+
+    async def _settle(self) -> None:
+        """As autovacuum leaves the rollups a minute later; it would otherwise work while something is measured."""
+        await self._connection.execute("VACUUM (ANALYZE) rollup_source_status, rollup_entity", timeout=None)
 
     async def _rebuild(self, days: Sequence[date]) -> None:
-        async with self._connection.transaction():
-            await rebuild_days(self._connection, days, run_id=None)
+        """One transaction, on a connection as a worker or the refresher has it."""
+        async with self._postgres.borrowed() as connection, transaction(connection):
+            await rebuild_days(connection, days, run_id=None)
 
     async def _refreshed(self, what: str) -> list[Line]:
         """Rebuild what stands in the log, in chunks as the refresher does, beside the bare GROUP BYs of these days."""
         say(what)
         days = [stale.day for stale in await read_backlog(self._connection)]
-        bare = await timed(lambda: self._group(days))
+        bare = await self._bare_of(days)
+        if len(days) >= self._days.day_count:
+            bare = min(bare, await self._bare())
         await self._connection.execute("CHECKPOINT")
         wal = await wal_position(self._connection)
         pace, seconds, left = Pace(target_s=0.5), 0.0, days
@@ -158,11 +178,14 @@ class Bench:
             Line(f"{what}: WAL / all snapshots", written / 2**20, (await self.disk()).value, "MB"),
         ]
 
-    async def _original(self, *, whole: bool) -> float:
-        """Seconds of the original's strategy, of some days and multiplied, unless `whole`."""
+    async def _original(self, *, whole: bool) -> tuple[float, str]:
+        """Seconds of the original's strategy: of some days, multiplied by their share of the events, unless `whole`; and
+        which days.
+        """
         share = 1 if whole else _ORIGINAL_SHARE
         days = self._days.newest(max(7, self._days.day_count // share))
-        say(f"the strategy of the original, on {days.day_count} of {self._days.day_count} days")
+        tried = f"from {days.day_count} of {self._days.day_count} days"
+        say(f"the strategy of the original, {tried}")
         await self._connection.execute(sql("original_table"))
         try:
             await self._connection.execute("CHECKPOINT")
@@ -178,7 +201,7 @@ class Bench:
             )
             for part in (days, self._days)
         ]
-        return all_of_it * float(counts[1]) / float(counts[0])
+        return all_of_it * float(counts[1]) / float(counts[0]), tried
 
     async def _original_recompute(self, days: DayRange) -> None:
         for slug, window, dimension in _ORIGINAL_STATEMENTS:
@@ -194,9 +217,6 @@ class Bench:
 
     async def _insert(self, events: int, prefix: str, days: Sequence[date]) -> None:
         await self._connection.execute(sql("insert_batch"), events, prefix, days)
-
-    async def _fetch(self, statement: str, *arguments: object) -> None:
-        await self._connection.fetchval(statement, *arguments, timeout=None)
 
     async def _assert_exact(self) -> None:
         differences = await self._connection.fetchval(sql("differences"), timeout=None)
@@ -223,18 +243,26 @@ async def _measure(arguments: argparse.Namespace, server_url: str) -> list[Line]
         lines += await ingest.measure(connection, url)
     if arguments.database is None:
         per_day = arguments.events // _YEAR
-        sizes = [("a tenth of", _YEAR // 10)] + ([("ten times", _YEAR * 10)] if arguments.ten_times else [])
-        for name, days in sizes:
-            async with own.database(server_url) as url, _opened(url) as (connection, postgres):
-                await own.generate(connection, events=per_day * days, days=days)
-                bench = Bench(connection, postgres, DayRange(own.FIRST_DAY, own.FIRST_DAY + timedelta(days=days)))
-                say("one changed day")
-                lines.append(Line(f"one changed day beside {name} the days", (await bench.one_day())[0], day, "s", 1.5))
+        tenth = await _one_day_among(server_url, per_day=per_day, days=_YEAR // 10)
+        lines.append(Line(f"one changed day among {_YEAR} / among {_YEAR // 10}", day, tenth, "s", 1.5))
+        if arguments.ten_times:
+            tenfold = await _one_day_among(server_url, per_day=per_day, days=_YEAR * 10)
+            lines.append(Line(f"one changed day among {_YEAR * 10} / among {_YEAR}", tenfold, day, "s", 1.5))
     return lines
 
 
+async def _one_day_among(server_url: str, *, per_day: int, days: int) -> float:
+    """Seconds to rebuild a changed day in a database of so many equally full days."""
+    async with own.database(server_url) as url, _opened(url) as (connection, postgres):
+        await own.generate(connection, events=per_day * days, days=days)
+        bench = Bench(connection, postgres, await _days_of(connection))
+        await bench.build()
+        say("one changed day")
+        return (await bench.one_day())[0]
+
+
 async def _days_of(connection: Connection) -> DayRange:
-    """The days of the events: the last year of them, so that one run may rebuild them."""
+    """All days from the first event's to the last one's."""
     row = await connection.fetchrow(
         "SELECT min(occurred_day) AS first, max(occurred_day) AS last FROM analytics_events"
     )
@@ -256,6 +284,7 @@ class _opened:  # noqa: N801 - used like a function
             statement_timeout=_AN_HOUR,
             lock_timeout=timedelta(seconds=2),
             work_mem=REBUILD_WORK_MEM,
+            prepared=[sql for package in ("pg_analytics.recompute", "pg_analytics.snapshots") for sql in statements_of(package)],
         )
 
     async def __aenter__(self) -> tuple[Connection, Postgres]:
@@ -285,6 +314,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.events < _YEAR:
         parser.error(f"--events: at least {_YEAR}")
+    logs.configure(format_="auto", level="error", env="bench")  # there is no Redis, as that is no news here
     try:
         with own.server(arguments.database) as url:
             show(asyncio.run(_measure(arguments, url)), as_json=arguments.json)

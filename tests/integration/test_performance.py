@@ -285,9 +285,13 @@ async def test_a_run_whose_end_cannot_be_told_for_a_while_completes_without_a_fa
             await person.execute("LOCK TABLE audit_entries IN EXCLUSIVE MODE")
             await at_work.enter_async_context(working(database_url, redis, lock_timeout=SHORT))
             await until_committed(observer, run, OLDEST)
-            waits = "SELECT EXISTS(SELECT FROM pg_locks WHERE relation = 'audit_entries'::regclass AND NOT granted)"
-            for state in (True, False, True):  # it gives up, and tries again
-                await until_true(observer, f"SELECT ({waits}) = $1", state)
+            tried_at = (
+                "SELECT max(query_start) FROM pg_stat_activity WHERE wait_event_type = 'Lock' "
+                "AND datname = current_database()"
+            )
+            await until_true(observer, f"SELECT ({tried_at}) IS NOT NULL")
+            first = await observer.fetchval(tried_at)
+            await until_true(observer, f"SELECT ({tried_at}) > $1", first)  # it has given up, and tries again
         completed = await until_status(observer, run.id, "completed")
 
     assert (completed.attempt, completed.failures) == (1, 0)
