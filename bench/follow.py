@@ -1,5 +1,7 @@
 """How soon reports count what is written: `make bench-follow`, or `python -m bench.follow --help`.
 
+The method, and what each line means, stand in docs/explanation/recomputation-cost.md.
+
 A writer commits a batch of 1,000 events each second, 2 % of them late by up to 30 days, while `pg-analytics serve`
 follows the events. Today's events are counted when the report says so over HTTP; a late day, when the change log holds
 no row of it any more that is as old as the batch.
@@ -43,7 +45,11 @@ _LATE_TARGET_S: Final = 10.0
 _POLL_S: Final = 0.05
 _SETTLE_S: Final = 5
 _COUNT_TODAY: Final = "SELECT count(*) FROM analytics_events WHERE occurred_day = $1"
-_BACKLOG: Final = "SELECT count(DISTINCT occurred_day) FROM event_changes"
+_BACKLOG: Final = """
+    SELECT count(DISTINCT occurred_day) AS days,
+        coalesce(extract(EPOCH FROM clock_timestamp() - min(logged_at)), 0)::double precision AS oldest_s
+    FROM event_changes
+"""
 
 
 @dataclass(slots=True)
@@ -54,6 +60,7 @@ class Seen:
     late: list[float] = field(default_factory=list)
     commits: list[float] = field(default_factory=list)
     backlog: list[int] = field(default_factory=list)
+    oldest: list[float] = field(default_factory=list)
 
 
 class Follow:
@@ -74,15 +81,19 @@ class Follow:
         by = (watcher, asyncio.Lock())
         for _ in range(seconds):
             started = time.perf_counter()
-            late_days = [self._today - timedelta(days=random.randint(1, _LATE_BY_DAYS)) for _ in range(_LATE)]
-            days = [*([self._today] * (_BATCH - _LATE)), *late_days]
+            days = self._days_of_a_batch()
             await writer.execute(sql("insert_batch"), _BATCH, f"follow-{time.time_ns()}-", days)
             committed, at = time.perf_counter(), await writer.fetchval("SELECT clock_timestamp()")
             seen.commits.append(committed - started)
             watching.append(
-                asyncio.create_task(self._watch_late(seen, set(late_days), at=at, committed=committed, by=by))
+                asyncio.create_task(
+                    self._watch_late(seen, set(days) - {self._today}, at=at, committed=committed, by=by)
+                )
             )
-            seen.backlog.append(await writer.fetchval(_BACKLOG))
+            backlog = await writer.fetchrow(_BACKLOG)
+            assert backlog is not None  # noqa: S101 - an aggregate has one row
+            seen.backlog.append(backlog["days"])
+            seen.oldest.append(backlog["oldest_s"])
             await asyncio.sleep(max(0.0, 1 - (time.perf_counter() - started)))
         await asyncio.gather(answering, *watching)
         for connection in (writer, watcher, reader):
@@ -95,11 +106,16 @@ class Follow:
         took = []
         for _ in range(seconds):
             started = time.perf_counter()
-            await writer.execute(sql("insert_batch"), _BATCH, f"alone-{time.time_ns()}-", [self._today])
+            await writer.execute(sql("insert_batch"), _BATCH, f"alone-{time.time_ns()}-", self._days_of_a_batch())
             took.append(time.perf_counter() - started)
             await asyncio.sleep(max(0.0, 1 - took[-1]))
         await writer.close()
         return took
+
+    def _days_of_a_batch(self) -> list[date]:
+        """The day of each event of a batch."""
+        late = [self._today - timedelta(days=random.randint(1, _LATE_BY_DAYS)) for _ in range(_LATE)]
+        return [*([self._today] * (_BATCH - _LATE)), *late]
 
     async def _watch_today(self, reader: Connection, seen: Seen, seconds: int) -> None:
         """For every count of today's events that becomes visible: how long until the report says so, over HTTP."""
@@ -187,8 +203,10 @@ async def _measure(arguments: argparse.Namespace, server_url: str, redis_url: st
     return [
         Line("today's events: until a report counts them, median", median(seen.today), _TODAY_TARGET_S, "s"),
         Line("today's events: 99th percentile", _percentile(seen.today, 0.99), _TODAY_TARGET_S, "s", 1),
+        Line("today's events: longest", max(seen.today), _TODAY_TARGET_S, "s"),
         Line("late events: until counted, median", median(seen.late), _LATE_TARGET_S, "s"),
         Line("late events: 99th percentile", _percentile(seen.late, 0.99), _LATE_TARGET_S, "s", 1),
+        Line("late events: longest", max(seen.late), _LATE_TARGET_S, "s"),
         Line(
             "days that wait: median of the last third / of the middle third",
             median(seen.backlog[-third:]),
@@ -196,7 +214,20 @@ async def _measure(arguments: argparse.Namespace, server_url: str, redis_url: st
             "days",
             1.5,
         ),
-        Line("a writer's batch, followed / not followed, median", median(seen.commits), median(alone), "s"),
+        Line(
+            "oldest change that waits: longest of the last third / of the middle third",
+            max(seen.oldest[-third:]),
+            max(1, *(seen.oldest[third : 2 * third] or seen.oldest)),
+            "s",
+            1.5,
+        ),
+        Line("a writer's batch, followed / not followed, median", median(seen.commits), median(alone), "s", 1.5),
+        Line(
+            "a writer's batch, followed / not followed, 99th percentile",
+            _percentile(seen.commits, 0.99),
+            _percentile(alone, 0.99),
+            "s",
+        ),
     ]
 
 

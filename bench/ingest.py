@@ -9,6 +9,7 @@ from datetime import date
 from glob import glob
 from pathlib import Path
 from typing import Final
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from bench.database import sql
 from bench.measuring import Line, median, say
@@ -74,7 +75,8 @@ async def _batches(connection: Connection) -> float:
 async def _single_rows(program: str, url: str) -> float:
     process = await asyncio.create_subprocess_exec(
         *(program, "--no-vacuum", "--protocol=prepared", f"--client={_CLIENTS}", "--jobs=2", f"--time={_SECONDS}"),
-        *(f"--file={_SINGLE_ROW}", url),
+        *(f"--file={_SINGLE_ROW}", _without_password(url)),
+        env={**os.environ, "PGPASSWORD": unquote(urlsplit(url).password or "")},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
@@ -83,6 +85,13 @@ async def _single_rows(program: str, url: str) -> float:
         if line.startswith("tps = "):
             return float(line.split()[2])
     raise RuntimeError(f"pgbench failed: {err.decode()[-500:]}")
+
+
+def _without_password(url: str) -> str:
+    """The URL as anybody may see it in a list of processes."""
+    parts = urlsplit(url)
+    login, _, address = parts.netloc.rpartition("@")
+    return urlunsplit(parts._replace(netloc=f"{login.partition(':')[0]}@{address}" if login else address))
 
 
 def _pgbench() -> str | None:

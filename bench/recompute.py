@@ -6,7 +6,8 @@ The method, and what each line means, stand in docs/explanation/recomputation-co
 import argparse
 import asyncio
 import sys
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from datetime import date, timedelta
 from typing import Final
 from uuid import uuid4
@@ -17,8 +18,8 @@ from bench import database as own
 from bench import ingest
 from bench.database import sql
 from bench.measuring import Line, median, say, show, timed, wal_position
-from pg_analytics.app import REBUILD_WORK_MEM
-from pg_analytics import logs
+from pg_analytics import logs, settings
+from pg_analytics.app import rebuilding
 from pg_analytics.postgres.pool import Connection, Postgres, transaction
 from pg_analytics.recompute import store
 from pg_analytics.recompute.perform import Performance
@@ -79,7 +80,12 @@ class Bench:
         return [
             Line("whole range from nothing / bare GROUP BYs", first, bare, "s", 1.8),
             Line(
-                f"strategy of the original ({tried}) / whole range from nothing", original, first, "s", 12, at_least=True
+                f"strategy of the original ({tried}) / whole range from nothing",
+                original,
+                first,
+                "s",
+                12,
+                at_least=True,
             ),
             Line("again, nothing changed / from nothing", again, first, "s", 0.5),
             Line("WAL again / WAL from nothing", again_wal / 2**20, first_wal / 2**20, "MB", 0.01),
@@ -179,9 +185,7 @@ class Bench:
         ]
 
     async def _original(self, *, whole: bool) -> tuple[float, str]:
-        """Seconds of the original's strategy: of some days, multiplied by their share of the events, unless `whole`; and
-        which days.
-        """
+        """Seconds that the original's strategy takes for all days, and how many were tried: a share, unless `whole`."""
         share = 1 if whole else _ORIGINAL_SHARE
         days = self._days.newest(max(7, self._days.day_count // share))
         tried = f"from {days.day_count} of {self._days.day_count} days"
@@ -271,30 +275,17 @@ async def _days_of(connection: Connection) -> DayRange:
     return DayRange.inclusive(row["first"], row["last"])
 
 
-class _opened:  # noqa: N801 - used like a function
+@asynccontextmanager
+async def _opened(url: str) -> AsyncIterator[tuple[Connection, Postgres]]:
     """A connection to watch and prepare with, and the pool of a worker."""
-
-    def __init__(self, url: str) -> None:
-        self._url = url
-        self._postgres = Postgres(
-            url,
-            size=CONNECTIONS,
-            timeout=timedelta(seconds=5),
-            name="bench",
-            statement_timeout=_AN_HOUR,
-            lock_timeout=timedelta(seconds=2),
-            work_mem=REBUILD_WORK_MEM,
-            prepared=[sql for package in ("pg_analytics.recompute", "pg_analytics.snapshots") for sql in statements_of(package)],
-        )
-
-    async def __aenter__(self) -> tuple[Connection, Postgres]:
-        self._connection = await asyncpg.connect(self._url, server_settings={"jit": "off", "timezone": "UTC"})
-        await self._postgres.open()
-        return self._connection, self._postgres
-
-    async def __aexit__(self, *_: object) -> None:
-        await self._postgres.close()
-        await self._connection.close()
+    connection = await asyncpg.connect(url, server_settings={"jit": "off", "timezone": "UTC"})
+    postgres = rebuilding(settings.load({"DATABASE_URL": url}), size=CONNECTIONS, name="bench")
+    await postgres.open()
+    try:
+        yield connection, postgres
+    finally:
+        await postgres.close()
+        await connection.close()
 
 
 def main() -> None:
@@ -314,7 +305,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.events < _YEAR:
         parser.error(f"--events: at least {_YEAR}")
-    logs.configure(format_="auto", level="error", env="bench")  # there is no Redis, as that is no news here
+    logs.configure(format_="auto", level="error", env="bench")  # that there is no Redis is no news here
     try:
         with own.server(arguments.database) as url:
             show(asyncio.run(_measure(arguments, url)), as_json=arguments.json)

@@ -57,7 +57,7 @@ _REBUILDING_PACKAGES: Final = ("pg_analytics.snapshots", "pg_analytics.recompute
 #: A rebuild that cannot have a lock for this long says so, and tries again.
 _LOCK_TIMEOUT: Final = timedelta(seconds=2)
 #: The groups of a full day fit into this; twice as many do in the hash tables of PostgreSQL 15 and newer.
-REBUILD_WORK_MEM: Final = "16MB"
+_REBUILD_WORK_MEM: Final = "16MB"
 
 
 class _Duty(Protocol):
@@ -115,9 +115,9 @@ async def workers(settings: Settings, *, clock: Callable[[], datetime] = utc_now
     """`RECOMPUTE_WORKERS` workers at work, and, where there are any, what keeps the snapshots up to date by itself."""
     url = settings_module.require_database(settings)
     count = settings.recompute_workers
-    postgres = _rebuilding(settings, size=max(1, CONNECTIONS * count), name="worker")
-    refresher_postgres = _rebuilding(settings, size=1, name="refresher")
-    upkeep_postgres = _rebuilding(settings, size=2, name="upkeep")
+    postgres = rebuilding(settings, size=max(1, CONNECTIONS * count), name="worker")
+    refresher_postgres = rebuilding(settings, size=1, name="refresher")
+    upkeep_postgres = rebuilding(settings, size=2, name="upkeep")
     redis = RedisClient(settings_module.require_redis(settings), timeout=settings.redis_timeout)
     times = WorkerSettings(lease=settings.recompute_lease, lock_ttl=settings.recompute_lock_ttl)
     running = Workers(url, postgres, redis, count=count, settings=times)
@@ -148,7 +148,7 @@ async def workers(settings: Settings, *, clock: Callable[[], datetime] = utc_now
         await redis.close()
 
 
-def _rebuilding(settings: Settings, *, size: int, name: str) -> Postgres:
+def rebuilding(settings: Settings, *, size: int, name: str) -> Postgres:
     """A pool whose connections rebuild days."""
     return Postgres(
         settings_module.require_database(settings),
@@ -157,7 +157,7 @@ def _rebuilding(settings: Settings, *, size: int, name: str) -> Postgres:
         name=name,
         statement_timeout=_CHUNK_TIMEOUT,
         lock_timeout=_LOCK_TIMEOUT,
-        work_mem=REBUILD_WORK_MEM,
+        work_mem=_REBUILD_WORK_MEM,
         prepared=[sql for package in _REBUILDING_PACKAGES for sql in statements_of(package)],
     )
 

@@ -39,10 +39,12 @@ class DaysSeen:
         for day in days:
             self._oldest_shown[day] = len(self._of(day)) - 1
 
-    def assert_was_once(self, day: date, dimension: int, shown: Counter[str]) -> None:
-        """A report may show what was committed, and of one moment: not half of a day, and not what is over."""
+    def assert_was_once(self, day: date, dimension: int, shown: Counter[str], *, fresh: bool = False) -> None:
+        """A report may show what was committed, and of one moment: not half of a day, and not what is over. A fresh
+        one shows what is so now.
+        """
         once = []
-        for state in self._of(day)[self._oldest_shown.get(day, 0) :]:
+        for state in self._of(day)[-1 if fresh else self._oldest_shown.get(day, 0) :]:
             counted: Counter[str] = Counter()
             for names, count in state.items():
                 counted[names[dimension]] += count

@@ -61,7 +61,7 @@ CARDS: Final[dict[str, dict[str, st.SearchStrategy[Any]]]] = {
     "verify": {"slug": _slugs, "window": _windows, "asked": _ranges},
     "trigger_again": {"pick": _picks},
     "cancel": {"pick": _picks},
-    "read": {"asked": _ranges},
+    "read": {"asked": _ranges, "fresh": st.booleans()},
     "recompute_twice": {"slug": _slugs, "window": _windows, "asked": _ranges},
     "hold_a_process": {"place": st.sampled_from(sorted(PLACES)), "day": _busy_days},
     "let_go": {},

@@ -13,7 +13,7 @@ from tests.acceptance.command_line import ask
 from tests.events import insert
 from tests.running import AUTHORISED, Service, serving
 
-pytestmark = [pytest.mark.anyio, pytest.mark.servers]
+pytestmark = pytest.mark.anyio
 
 DAY = date(2024, 2, 14)
 

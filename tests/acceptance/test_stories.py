@@ -143,7 +143,7 @@ def assert_reports_equal_events(teller: Teller) -> None:
                     first, last = period[0], period[-1]
                     asked = Asked(slug=slug, window=window, date_from=first, date_to=last, breakdown=breakdown)
                     right = teller.stage.run(expected(teller.stage.observer, asked)).rows
-                    assert teller.report(slug, first, last, window, breakdown) == right, asked
+                    assert teller.report(slug, first, last, window=window, breakdown=breakdown) == right, asked
 
 
 def retold(teller: Teller, plot: Plot) -> str:

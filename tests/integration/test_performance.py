@@ -32,7 +32,7 @@ from tests.working import (
     working,
 )
 
-pytestmark = [pytest.mark.anyio, pytest.mark.servers, pytest.mark.usefixtures("no_settling", "steady_pace")]
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_settling", "steady_pace")]
 
 SHORT = timedelta(milliseconds=100)
 OLDEST, MIDDLE, NEWEST = (MONDAY + timedelta(days=n * CHUNK_DAYS) for n in range(3))

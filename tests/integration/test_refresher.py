@@ -24,7 +24,7 @@ from tests.rebuilding import Connect, logged_days
 from tests.waiting import until_parked, until_true
 from tests.working import parked
 
-pytestmark = [pytest.mark.anyio, pytest.mark.servers]
+pytestmark = pytest.mark.anyio
 
 NEWEST = date(2026, 3, 31)
 OLD = date(2026, 1, 5)

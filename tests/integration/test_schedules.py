@@ -29,7 +29,7 @@ from tests.oracle import assert_nothing_stuck, assert_snapshots_equal_events
 from tests.rebuilding import Connect
 from tests.waiting import until_true
 
-pytestmark = [pytest.mark.anyio, pytest.mark.servers]
+pytestmark = pytest.mark.anyio
 
 #: A Wednesday.
 TODAY = date(2026, 3, 4)

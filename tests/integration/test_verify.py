@@ -17,7 +17,7 @@ from tests.events import insert
 from tests.oracle import assert_snapshots_equal_events
 from tests.rebuilding import Connect, assert_nothing_lost, blocked, rebuild
 
-pytestmark = [pytest.mark.anyio, pytest.mark.servers]
+pytestmark = pytest.mark.anyio
 
 DAY = date(2026, 1, 5)
 BEFORE, AFTER = DAY - timedelta(days=1), DAY + timedelta(days=1)

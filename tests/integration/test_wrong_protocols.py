@@ -21,7 +21,7 @@ from tests.events import insert
 from tests.oracle import assert_snapshots_equal_events
 from tests.rebuilding import Connect, begun
 
-pytestmark = [pytest.mark.anyio, pytest.mark.servers]
+pytestmark = pytest.mark.anyio
 
 DAY = date(2026, 1, 5)
 
