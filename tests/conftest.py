@@ -15,6 +15,7 @@ from uuid import uuid4
 
 import asyncpg
 import pytest
+from hypothesis import settings
 
 from pg_analytics.embedded import postgres, redis
 from pg_analytics.embedded.binaries import Binaries
@@ -27,6 +28,10 @@ from tests.running import Service, serving
 # A shell that starts us in the background has SIGINT ignored, and whom we start would inherit that: no test could
 # interrupt a command. A handler, unlike an ignored signal, is not inherited.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# No test has a timer: a machine may be busy.
+settings.register_profile("without a deadline", deadline=None)
+settings.load_profile("without a deadline")
 
 EXTERNAL = "DATABASE_URL" in os.environ or "REDIS_URL" in os.environ
 

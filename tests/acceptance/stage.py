@@ -62,6 +62,8 @@ class Stage:
         self.frozen: set[int] = set()
         self.redis = Proxy(redis_url)
         self.workers: list[Command | None] = [None] * WORKERS
+        #: By these the witness knows the workers, each of which was started under a name of its own.
+        self.names = [""] * WORKERS
 
     def __enter__(self) -> Self:
         self.redis.__enter__()
@@ -137,7 +139,9 @@ class Stage:
 
     def start_worker(self, number: int) -> None:
         """Start a worker in the place of one that is gone; it takes a moment until it works."""
-        self.workers[number] = self._add(Command(["worker"], self._own("worker", RECOMPUTE_WORKERS="2"), self._log()))
+        self.names[number] = f"worker-{self._started}"
+        settings = self._own(self.names[number], RECOMPUTE_WORKERS="2")
+        self.workers[number] = self._add(Command(["worker"], settings, self._log()))
 
     def kill_worker(self, number: int) -> None:
         """`kill -9`."""
@@ -147,6 +151,7 @@ class Stage:
         """SIGTERM; how long it takes to end is its own affair."""
         worker = self._gone(number)
         worker.process.send_signal(signal.SIGTERM)
+        worker.process.send_signal(signal.SIGCONT)  # if it is frozen
         self._leaving.append(worker)
 
     def freeze(self, number: int) -> None:
@@ -203,15 +208,15 @@ class Stage:
     # -------------------------------------------------------------------------------------------------------------
 
     def _start_service(self) -> Service:
-        settings = self._own("service", RECOMPUTE_WORKERS="0")
+        settings = self._own(f"service-{self._started}", RECOMPUTE_WORKERS="0")
         service = Service(settings, self._log())
         self._add(service)
         return service
 
-    def _own(self, kind: str, **settings: str) -> dict[str, str]:
+    def _own(self, name: str, **settings: str) -> dict[str, str]:
         """Settings of a new process. By its URL of the database the witness knows it."""
         url = self._environment["DATABASE_URL"]
-        named = f"{url}{'&' if '?' in url else '?'}story.process={kind}-{self._started}"
+        named = f"{url}{'&' if '?' in url else '?'}story.process={name}"
         return {**self._environment, "DATABASE_URL": named, "REDIS_URL": self.redis.url, **settings}
 
     def _log(self) -> Path:

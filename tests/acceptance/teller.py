@@ -1,11 +1,12 @@
 """Tells a story: performs its steps on a stage, and remembers what must be true of them in the end."""
 
+import asyncio
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from datetime import UTC, date, datetime, timedelta
 from datetime import time as time_of_day
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import asyncpg
 
@@ -18,11 +19,17 @@ from tests.acceptance.traffic import PREFIX
 from tests.events import Event, write
 from tests.running import AUTHORISED
 
+T = TypeVar("T")
+
 _MINE: Final = f"external_ref NOT LIKE '{PREFIX}%' AND abs(hashtext(external_ref)) % 10 = $1"
 _COLUMNS: Final = ("external_ref", "source_id", "entity_id", "status", "processing_ms", "amount_cents", "occurred_at")
+_HOLDER: Final = """
+    SELECT CASE WHEN became = 'running' THEN process END
+    FROM story.run_changes WHERE run_id = $1 ORDER BY id DESC LIMIT 1
+"""
 _NOT_NOW: Final = "not now"
-#: How long a gate waits for somebody; that nobody comes is no fault, since every worker may be dead, or busy.
-_GATE_PATIENCE_S: Final = 1.5
+#: How long a step waits for a worker to come; that nobody does is no fault, since all may be dead, or busy.
+_PATIENCE_S: Final = 1.5
 
 
 class Teller:
@@ -126,8 +133,7 @@ class Teller:
 
     def trigger(self, slug: str, window: str, asked: tuple[date, date], mode: str) -> str:
         """Ask for a run."""
-        scope = {"report_slug": slug, "window": window, "mode": mode}
-        return self._trigger(scope | {"date_from": str(asked[0]), "date_to": str(asked[1])})[0]
+        return self._trigger(self._scope(slug, window, asked, mode))[0]
 
     def verify(self, slug: str, window: str, asked: tuple[date, date]) -> str:
         """Ask for a run that only looks."""
@@ -167,12 +173,17 @@ class Teller:
             self._days.assert_was_once(days[0], ENTITY, entities, fresh=fresh)
         return None
 
-    def recompute_twice(self, slug: str, window: str, asked: tuple[date, date]) -> str:
-        """Who saw a run completed reads what it made; and once more, nothing is left to change."""
+    def recompute_twice(self, slug: str, window: str, asked: tuple[date, date], *, deaf: bool) -> str:
+        """Who saw a run completed reads what it made, even where the service was `deaf` to the news of it; and once
+        more, nothing is left to change.
+        """
         if not self._workers() or self._gate or self.stage.frozen or self.truncating:
             return _NOT_NOW  # somebody may hold for long what the run needs
-        scope = {"report_slug": slug, "window": window, "mode": "rebuild"}
-        scope |= {"date_from": str(asked[0]), "date_to": str(asked[1])}
+        self.write_again(asked[0], slowly=False)
+        self.read(asked, fresh=False)
+        if deaf:
+            self.drop_connections("listen%")
+        scope = self._scope(slug, window, asked)
         answered, run_id = self._trigger(scope)
         if run_id is None or self.ended(run_id)["status"] != "completed":
             return answered
@@ -197,9 +208,7 @@ class Teller:
         self._gate = place
         self.write_again(day, slowly=False)
         self.trigger("top-entities", "day", (day, day), "rebuild")
-        until = time.monotonic() + _GATE_PATIENCE_S
-        while not (held := self.stage.run(somebody_is_held(self.stage.observer))) and time.monotonic() < until:
-            time.sleep(0.01)
+        held = self.stage.run(self._within_patience(lambda: somebody_is_held(self.stage.observer)))
         self.write_again(day, slowly=False)
         return "held" if held else "nobody came"
 
@@ -233,10 +242,24 @@ class Teller:
         for number in list(self.stage.frozen):
             self.stage.thaw(number)
 
-    def let_leases_run_out(self) -> None:
-        """Until who is silent from now on has lost its run."""
+    def freeze_beyond_the_lease(self, day: date, then: str) -> str:
+        """SIGSTOP for the very worker that has just taken a run, until it has lost it."""
+        if not self._workers():
+            return _NOT_NOW
+        answered, run_id = self._trigger(self._scope("status-counts", "week", (day, day)))
+        number = None if run_id is None else self.stage.run(self._within_patience(lambda: self._holder_of(run_id)))
+        if number is None or number in self.stage.frozen:
+            return f"{answered}, but nobody took it"
+        self.stage.freeze(number)
         now = self.stage.run(self.stage.observer.fetchval("SELECT clock_timestamp()"))
         self.stage.until_true("SELECT clock_timestamp() > $1", now + timedelta(seconds=LEASE_S))
+        if then == "kill":
+            self.stage.kill_worker(number)
+        elif then == "stop":
+            self.stage.stop_worker(number)
+        else:
+            self.stage.thaw(number)
+        return f"worker {number}"
 
     def kill_the_service(self) -> None:
         """`kill -9`, and another one."""
@@ -291,6 +314,16 @@ class Teller:
     def _get_run(self, run_id: str) -> Any:
         return self.stage.ask("GET", f"/recomputations/{run_id}", headers=AUTHORISED).json()["data"]
 
+    @staticmethod
+    def _scope(slug: str, window: str, asked: tuple[date, date], mode: str = "rebuild") -> dict[str, str]:
+        return {
+            "report_slug": slug,
+            "window": window,
+            "date_from": str(asked[0]),
+            "date_to": str(asked[1]),
+            "mode": mode,
+        }
+
     def _trigger(self, scope: dict[str, str]) -> tuple[str, str | None]:
         """The answer, and the id of the new run unless it is refused."""
         answer = self.stage.ask("POST", "/recomputations", json=scope, headers=AUTHORISED)
@@ -325,6 +358,18 @@ class Teller:
             return _NOT_NOW
         blow(workers[pick % len(workers)])
         return None
+
+    async def _within_patience(self, probe: Callable[[], Awaitable[T]]) -> T:
+        """The first answer that is not None or False; the last one, if there is none for some time."""
+        until = time.monotonic() + _PATIENCE_S
+        while (answer := await probe()) in {None, False} and time.monotonic() < until:
+            await asyncio.sleep(0.01)
+        return answer
+
+    async def _holder_of(self, run_id: str) -> int | None:
+        """The worker that has taken a run and not ended it."""
+        process = await self.stage.observer.fetchval(_HOLDER, run_id)
+        return next((n for n, name in enumerate(self.stage.names) if name == process), None)
 
     def _event(self, day: date, n: int) -> Event:
         self._written += 1

@@ -59,7 +59,9 @@ class Refresher:
         self._round: list[date] = []
         #: Days whose rebuild failed, alone or among others, and until when each is left; then it is tried alone.
         self._aside: dict[date, float] = {}
-        self._beat_at = 0.0
+        #: The last day that was rebuilt as the newest one, and until when it rests; a newer one need not.
+        self._resting = date.min
+        self._rests_until = 0.0
         self._stopping = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -81,7 +83,7 @@ class Refresher:
             try:
                 async with self._postgres.borrowed() as connection:
                     await self._step(connection)
-                pause = 0.0 if self._round else self._beat_at - time.monotonic()
+                pause = 0.0 if self._round else self._interval_s
             except BLOCKED as error:
                 _log.info("refresher_waits", error=describe(error))
             except LOST as error:
@@ -99,19 +101,18 @@ class Refresher:
             pass
 
     async def _step(self, connection: Connection) -> None:
-        """The newest day, if its beat has come, and a chunk of the older ones, if a round of them is on."""
+        """The newest day, unless it rests, and a chunk of the older ones, if a round of them is on."""
         started = time.monotonic()
         logged = {stale.day: stale for stale in await store.read_backlog(connection)}
         self._aside = {day: until for day, until in self._aside.items() if day in logged}
         due = [stale for day, stale in logged.items() if self._aside.get(day, 0.0) <= started]
         # What another refresher or a run has done meanwhile is out of the log, and out of the round.
         self._round = [day for day in self._round if day in logged]
-        if started >= self._beat_at:
-            if due:
-                await self._attempt(connection, [due[0].day])
-                self._gather(due)
-            took = time.monotonic() - started
-            self._beat_at = started + max(self._interval_s, 2 * took)
+        if due and (started >= self._rests_until or due[0].day > self._resting):
+            self._resting = due[0].day
+            await self._attempt(connection, [self._resting])
+            self._gather(due)
+            self._rests_until = started + max(self._interval_s, 2 * (time.monotonic() - started))
         if self._round:
             started = time.monotonic()
             if rebuilt := await self._attempt(connection, self._next_chunk()):
