@@ -177,8 +177,14 @@ class Teller:
         """Who saw a run completed reads what it made, even where the service was `deaf` to the news of it; and once
         more, nothing is left to change.
         """
-        if not self._workers() or self._gate or self.stage.frozen or self.truncating:
-            return _NOT_NOW  # somebody may hold for long what the run needs
+        if self.truncating:
+            return _NOT_NOW
+        # Nobody may hold for long what the run needs.
+        self.let_go()
+        self.thaw()
+        for number, worker in enumerate(self.stage.workers):
+            if worker is None:
+                self.stage.start_worker(number)
         self.write_again(asked[0], slowly=False)
         self.read(asked, fresh=False)
         if deaf:
@@ -362,7 +368,7 @@ class Teller:
     async def _within_patience(self, probe: Callable[[], Awaitable[T]]) -> T:
         """The first answer that is not None or False; the last one, if there is none for some time."""
         until = time.monotonic() + _PATIENCE_S
-        while (answer := await probe()) in {None, False} and time.monotonic() < until:
+        while (answer := await probe()) in {None, False} and time.monotonic() < until:  # noqa: ASYNC110 - as in `waiting`
             await asyncio.sleep(0.01)
         return answer
 

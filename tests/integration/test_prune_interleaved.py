@@ -41,7 +41,7 @@ async def counted(connection: Connection) -> int:
     numbers = await snapshot_numbers(connection, before=BEFORE)
     by_source, by_entity = (sum(row[-1] for row in numbers[rollup]) for rollup in ("source_status", "entity"))
     assert by_source == by_entity
-    return by_source
+    return int(by_source)
 
 
 async def assert_old_days_are_settled(connection: Connection) -> None:

@@ -1,6 +1,6 @@
 """The refresher: every committed change reaches the rollups by itself, whoever writes and whatever happens to it.
 
-It is parked where a test wants it by a trigger of the test's own, which waits for a lock at one step of its transaction.
+It is parked where a test wants it by a trigger of the test's own, which waits for a lock at a step of its transaction.
 """
 
 import asyncio
@@ -107,6 +107,35 @@ async def parking(url: str, step: str) -> AsyncIterator[None]:
         await holder.close()
 
 
+@asynccontextmanager
+async def spoiling(url: str, day: date, how: str) -> AsyncIterator[None]:
+    """Makes the rebuild of `day` fail, for the length of a block."""
+    holder = await asyncpg.connect(url)
+    try:
+        if how == "its statement fails":
+            await holder.execute(f"ALTER TABLE rollup_entity ADD CONSTRAINT no_room CHECK (day <> '{day}')")
+            yield
+            await holder.execute("ALTER TABLE rollup_entity DROP CONSTRAINT no_room")
+            return
+        await holder.execute(
+            f"""
+            CREATE FUNCTION hold_up() RETURNS trigger LANGUAGE plpgsql AS $$
+            BEGIN
+                PERFORM pg_advisory_xact_lock_shared(4711);
+                RETURN NEW;
+            END
+            $$;
+            CREATE TRIGGER hold_up BEFORE INSERT ON rollup_entity
+            FOR EACH ROW WHEN (NEW.day = '{day}') EXECUTE FUNCTION hold_up();
+            """
+        )
+        async with holder.transaction():
+            await holder.execute("SELECT pg_advisory_xact_lock(4711)")
+            yield
+    finally:
+        await holder.close()
+
+
 async def watch_rebuilds(connection: Connection) -> None:
     """From now on, note every rebuild of a day."""
     await connection.execute(
@@ -199,9 +228,7 @@ async def test_whatever_a_writer_commits_reaches_the_rollups_and_leaves_the_log(
 
     after = await connection.fetchval("SELECT version FROM report_definitions WHERE slug = 'top-entities'")
     assert after > before
-    assert {"top-entities": after}.items() <= told[-1].items() or any(
-        versions.get("top-entities") == after for versions in told[count:]
-    )
+    assert any(versions.get("top-entities") == after for versions in told[count:])
 
 
 async def test_what_is_rolled_back_or_not_committed_yet_reaches_nothing(
@@ -290,28 +317,12 @@ async def test_a_long_round_of_older_days_is_interrupted_by_the_newest_day_after
     await insert(connection, OLD, 5, last_day=MONTH[-1])
     await let_wait(connection, ONCE)
     in_hand = MONTH[-5]
-    holder = await asyncpg.connect(database_url)
-    try:
-        await holder.execute(
-            f"""
-            CREATE FUNCTION park() RETURNS trigger LANGUAGE plpgsql AS $$
-            BEGIN
-                PERFORM pg_advisory_xact_lock_shared(4711);
-                RETURN NEW;
-            END
-            $$;
-            CREATE TRIGGER park BEFORE INSERT ON rollup_entity
-            FOR EACH ROW WHEN (NEW.day = '{in_hand}') EXECUTE FUNCTION park();
-            """
-        )
-        async with following(database_url):
-            async with holder.transaction():
-                await holder.execute("SELECT pg_advisory_xact_lock(4711)")
-                await until_parked(connection)
-                await insert(connection, NEWEST, 5)
-            await until_refreshed(connection)
-    finally:
-        await holder.close()
+    async with AsyncExitStack() as at_work:
+        async with spoiling(database_url, in_hand, "a lock is held"):
+            await at_work.enter_async_context(following(database_url))
+            await until_parked(connection)
+            await insert(connection, NEWEST, 5)
+        await until_refreshed(connection)
     seen = await rebuilds(connection)
     assert seen.index(NEWEST) == seen.index(in_hand) + 1
 
@@ -323,22 +334,16 @@ async def test_two_refreshers_share_the_days_and_neither_waits_for_the_other(
     connection: Connection, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pace, "_MOST", 3)
-    await watch_rebuilds(connection)
     await insert(connection, OLD, 5, last_day=MONTH[-1])
     await let_wait(connection, ONCE)
     async with AsyncExitStack() as at_work:
-        # One of them is held in the middle of a chunk, which holds the chunk's days.
-        async with parking(database_url, "records the day"):
-            await at_work.enter_async_context(following(database_url))
-            await until_parked(connection)
-            held = await connection.fetchval(
-                "SELECT count(*) FROM pg_locks AS l JOIN pg_database AS d ON l.database = d.oid "
-                "WHERE l.locktype = 'advisory' AND l.objsubid = 2 AND d.datname = current_database()"
-            )
-            assert held
-        await at_work.enter_async_context(following(database_url))
+        # Whoever comes to this day is held in the middle of a chunk, and holds the days of the chunk.
+        async with spoiling(database_url, MONTH[15], "a lock is held"):
+            for _ in range(2):
+                await at_work.enter_async_context(following(database_url))
+            await until_true(connection, "SELECT count(DISTINCT occurred_day) <= 3 FROM event_changes")
+            assert MONTH[15] in await logged_days(connection)
         await until_refreshed(connection)
-    assert set(await rebuilds(connection)) == set(MONTH)
 
 
 async def test_a_day_that_somebody_else_is_rebuilding_is_left_to_them_and_the_others_are_not(
@@ -466,35 +471,6 @@ async def test_a_refresher_that_is_stopped_in_a_step_ends_and_leaves_the_day_in_
 # A day that cannot be rebuilt
 
 
-@asynccontextmanager
-async def spoiling(connection: Connection, url: str, day: date, how: str) -> AsyncIterator[None]:
-    """Makes the rebuild of `day` fail, for the length of a block."""
-    holder = await asyncpg.connect(url)
-    try:
-        if how == "its statement fails":
-            await holder.execute(f"ALTER TABLE rollup_entity ADD CONSTRAINT no_room CHECK (day <> '{day}')")
-            yield
-            await holder.execute("ALTER TABLE rollup_entity DROP CONSTRAINT no_room")
-            return
-        await holder.execute(
-            f"""
-            CREATE FUNCTION hold_up() RETURNS trigger LANGUAGE plpgsql AS $$
-            BEGIN
-                PERFORM pg_advisory_xact_lock_shared(4711);
-                RETURN NEW;
-            END
-            $$;
-            CREATE TRIGGER hold_up BEFORE INSERT ON rollup_entity
-            FOR EACH ROW WHEN (NEW.day = '{day}') EXECUTE FUNCTION hold_up();
-            """
-        )
-        async with holder.transaction():
-            await holder.execute("SELECT pg_advisory_xact_lock(4711)")
-            yield
-    finally:
-        await holder.close()
-
-
 @pytest.mark.parametrize("how", ["its statement fails", "its statement takes too long", "a lock is held"])
 @pytest.mark.parametrize("day", [NEWEST, MONTH[15]], ids=["the newest day", "an old day"])
 async def test_a_day_that_cannot_be_rebuilt_holds_up_no_other_and_is_rebuilt_once_it_can_be(
@@ -507,7 +483,7 @@ async def test_a_day_that_cannot_be_rebuilt_holds_up_no_other_and_is_rebuilt_onc
     await let_wait(connection, ONCE)
     limits = {"lock_timeout": SHORT} if how == "a lock is held" else {"statement_timeout": SHORT * 5}
     async with AsyncExitStack() as at_work:
-        async with spoiling(connection, database_url, day, how):
+        async with spoiling(database_url, day, how):
             await at_work.enter_async_context(following(database_url, **limits))
             await until_true(connection, "SELECT count(DISTINCT occurred_day) = 1 FROM event_changes")
             assert await logged_days(connection) == [day]
@@ -527,7 +503,7 @@ async def test_a_table_that_is_locked_holds_the_refresher_up_until_it_is_free(
     person = await connect()
     async with following(database_url, lock_timeout=SHORT):
         async with person.transaction():
-            await person.execute(f"LOCK TABLE {table} IN EXCLUSIVE MODE")
+            await person.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
             waits = "SELECT EXISTS(SELECT FROM pg_locks WHERE relation = $1::text::regclass AND NOT granted)"
             await until_true(connection, waits, table)
         await until_refreshed(connection)
