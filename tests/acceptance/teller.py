@@ -4,51 +4,39 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from datetime import UTC, date, datetime, timedelta
-from datetime import time as time_of_day
+from datetime import date, timedelta
 from typing import Any, Final, TypeVar
 
-import asyncpg
-
-from pg_analytics.postgres.pool import Connection
-from tests.acceptance.days_seen import ENTITY, SOURCE, STATUS, DaysSeen
+from tests.acceptance.days_seen import ENTITY, SOURCE, STATUS
 from tests.acceptance.gates import close_gate, open_gates, somebody_is_held
 from tests.acceptance.stage import LEASE_S, Stage
-from tests.acceptance.story import ENTITIES, SOURCES, STATUSES, TRAFFIC_DAYS, Step
-from tests.acceptance.traffic import PREFIX
-from tests.events import Event, write
+from tests.acceptance.story import TRAFFIC_DAYS, Step
+from tests.acceptance.writers import NOT_NOW, Writers
 from tests.running import AUTHORISED
 
 T = TypeVar("T")
 
-_MINE: Final = f"external_ref NOT LIKE '{PREFIX}%' AND abs(hashtext(external_ref)) % 10 = $1"
-_COLUMNS: Final = ("external_ref", "source_id", "entity_id", "status", "processing_ms", "amount_cents", "occurred_at")
 _HOLDER: Final = """
     SELECT CASE WHEN became = 'running' THEN process END
     FROM story.run_changes WHERE run_id = $1 ORDER BY id DESC LIMIT 1
 """
-_NOT_NOW: Final = "not now"
 #: How long a step waits for a worker to come; that nobody does is no fault, since all may be dead, or busy.
 _PATIENCE_S: Final = 1.5
 
 
-class Teller:
+class Teller(Writers):
     """What the steps of a story do, one method each. What they return is told with them."""
 
     def __init__(self, stage: Stage, *, traffic: bool) -> None:
         """`traffic`: other writers are at work in `TRAFFIC_DAYS`."""
-        self.stage = stage
+        super().__init__(stage)
         self.told: list[str] = []
         self.runs: list[tuple[str, dict[str, str]]] = []
         self.cancelled: set[str] = set()
         self.refused = 0
         self._traffic = traffic
         self._began = time.monotonic()
-        self._written = 0
-        self._slow: asyncpg.transaction.Transaction | None = None
-        self.truncating = False
         self._gate: str | None = None
-        self._days = DaysSeen()
 
     def perform(self, step: Step) -> None:
         """Perform a step."""
@@ -64,71 +52,6 @@ class Teller:
         if what is not None:
             self.told[-1] += f"  # {what}"
 
-    # Events ----------------------------------------------------------------------------------------------------------
-
-    def write(self, day: date, count: int, *, copy: bool, slowly: bool) -> str | None:
-        """New events of a day: row by row, or by COPY."""
-        rows = [self._event(day, n) for n in range(count)]
-
-        async def put(connection: Connection) -> None:
-            if copy:
-                ids = {row["slug"]: row["id"] for row in await connection.fetch("SELECT slug, id FROM event_sources")}
-                records = [(e.external_ref, ids[e.source], e.entity_id, e.status, 1, 1, e.occurred_at) for e in rows]
-                await connection.copy_records_to_table("analytics_events", records=records, columns=_COLUMNS)
-            else:
-                for row in rows:
-                    await write(connection, [row])
-
-        return self._attempt(put, slowly=slowly)
-
-    def write_again(self, day: date, *, slowly: bool) -> str | None:
-        """A few events of a day on which much happens, in one statement."""
-        rows = [self._event(day, n) for n in range(3)]
-        return self._attempt(lambda connection: write(connection, rows), slowly=slowly)
-
-    def move(self, pick: int, day: date, *, slowly: bool) -> str | None:
-        """Some events, wherever they are, to one day."""
-        at = datetime.combine(day, time_of_day(23, 59, 59), UTC)
-        return self._change(f"UPDATE analytics_events SET occurred_at = $2 WHERE {_MINE}", pick, at, slowly=slowly)
-
-    def change(self, pick: int, to: int, *, slowly: bool) -> str | None:
-        """Some events, in all that is counted but the day."""
-        names = (ENTITIES[to % len(ENTITIES)], STATUSES[to % len(STATUSES)], SOURCES[to % len(SOURCES)])
-        change = f"""
-            UPDATE analytics_events SET entity_id = $2, status = $3,
-                source_id = (SELECT id FROM event_sources WHERE slug = $4)
-            WHERE {_MINE}
-        """
-        return self._change(change, pick, *names, slowly=slowly)
-
-    def delete(self, pick: int, *, slowly: bool) -> str | None:
-        """Some events."""
-        return self._change(f"DELETE FROM analytics_events WHERE {_MINE}", pick, slowly=slowly)
-
-    def truncate(self, *, slowly: bool) -> str | None:
-        """All events."""
-        refused = self._change("TRUNCATE analytics_events", slowly=slowly)
-        if slowly and self._slow is not None and refused is None:
-            self.truncating = True  # until it is committed, nobody can look at the events
-        return refused
-
-    def begin_to_write_slowly(self) -> str | None:
-        """From now on, another writer has a transaction open."""
-        if self._slow is not None:
-            return _NOT_NOW
-        self._slow = self.stage.slow_writer.transaction()
-        self.stage.run(self._slow.start())
-        return None
-
-    def end_writing_slowly(self, how: str) -> str | None:
-        """That transaction ends."""
-        if self._slow is None:
-            return _NOT_NOW
-        self.stage.run(self._slow.commit() if how == "COMMIT" else self._slow.rollback())
-        self._slow, self.truncating = None, False
-        self._look()
-        return None
-
     # Runs and reports ------------------------------------------------------------------------------------------------
 
     def trigger(self, slug: str, window: str, asked: tuple[date, date], mode: str) -> str:
@@ -141,12 +64,12 @@ class Teller:
 
     def trigger_again(self, pick: int) -> str:
         """Ask for a run that was asked for before."""
-        return self._trigger(self.runs[pick % len(self.runs)][1])[0] if self.runs else _NOT_NOW
+        return self._trigger(self.runs[pick % len(self.runs)][1])[0] if self.runs else NOT_NOW
 
     def cancel(self, pick: int) -> str:
         """Cancel a run, the newer the likelier."""
         if not self.runs:
-            return _NOT_NOW
+            return NOT_NOW
         run_id, _ = self.runs[-1 - pick % min(3, len(self.runs))]
         # A process that is held may have the run locked: 503 after a moment, and nothing is cancelled.
         answer = self.stage.ask("POST", f"/recomputations/{run_id}/cancel", patient=not self._gate, headers=AUTHORISED)
@@ -160,17 +83,17 @@ class Teller:
         fresh report shows what is committed now.
         """
         if fresh and self.truncating:
-            return _NOT_NOW
+            return NOT_NOW
         by_source = self._by_day("volume-by-period", asked, "source", "source", fresh=fresh)
         by_status = self._by_day("status-counts", asked, "period", "status", fresh=fresh)
         days = self._known_days(*asked)
         for day in days:
-            self._days.assert_was_once(day, SOURCE, by_source.get(day, Counter()), fresh=fresh)
-            self._days.assert_was_once(day, STATUS, by_status.get(day, Counter()), fresh=fresh)
+            self.days.assert_was_once(day, SOURCE, by_source.get(day, Counter()), fresh=fresh)
+            self.days.assert_was_once(day, STATUS, by_status.get(day, Counter()), fresh=fresh)
         if days == [asked[0]] == [asked[1]]:
             rows = self.report("top-entities", *asked, fresh=fresh)
             entities = Counter({row["entity_id"]: row["event_count"] for row in rows})
-            self._days.assert_was_once(days[0], ENTITY, entities, fresh=fresh)
+            self.days.assert_was_once(days[0], ENTITY, entities, fresh=fresh)
         return None
 
     def recompute_twice(self, slug: str, window: str, asked: tuple[date, date], *, deaf: bool) -> str:
@@ -178,7 +101,7 @@ class Teller:
         more, nothing is left to change.
         """
         if self.truncating:
-            return _NOT_NOW
+            return NOT_NOW
         # Nobody may hold for long what the run needs.
         self.let_go()
         self.thaw()
@@ -193,7 +116,7 @@ class Teller:
         answered, run_id = self._trigger(scope)
         if run_id is None or self.ended(run_id)["status"] != "completed":
             return answered
-        self._days.completed(self._known_days(*asked))
+        self.days.completed(self._known_days(*asked))
         self.read(asked, fresh=False)
         answered, run_id = self._trigger(scope)
         if run_id is None or (again := self.ended(run_id))["status"] != "completed":
@@ -207,7 +130,7 @@ class Teller:
     def hold_a_process(self, place: str, day: date) -> str:
         """Hold a process at a place of the protocol, and write to the very day that it is at, behind its back."""
         if self.truncating:
-            return _NOT_NOW
+            return NOT_NOW
         self.let_go()
         if not self.stage.run(close_gate(self.stage.observer, place)):
             return "somebody was just passing"
@@ -221,7 +144,7 @@ class Teller:
     def let_go(self) -> str | None:
         """Let go of who is held."""
         if self._gate is None:
-            return _NOT_NOW
+            return NOT_NOW
         self.stage.run(open_gates(self.stage.observer))
         self._gate = None
         return None
@@ -251,7 +174,7 @@ class Teller:
     def freeze_beyond_the_lease(self, day: date, then: str) -> str:
         """SIGSTOP for the very worker that has just taken a run, until it has lost it."""
         if not self._workers():
-            return _NOT_NOW
+            return NOT_NOW
         answered, run_id = self._trigger(self._scope("status-counts", "week", (day, day)))
         number = None if run_id is None else self.stage.run(self._within_patience(lambda: self._holder_of(run_id)))
         if number is None or number in self.stage.frozen:
@@ -361,7 +284,7 @@ class Teller:
 
     def _hit(self, pick: int, blow: Callable[[int], None]) -> str | None:
         if not (workers := self._workers()):
-            return _NOT_NOW
+            return NOT_NOW
         blow(workers[pick % len(workers)])
         return None
 
@@ -376,35 +299,3 @@ class Teller:
         """The worker that has taken a run and not ended it."""
         process = await self.stage.observer.fetchval(_HOLDER, run_id)
         return next((n for n, name in enumerate(self.stage.names) if name == process), None)
-
-    def _event(self, day: date, n: int) -> Event:
-        self._written += 1
-        return Event(
-            external_ref=f"event-{self._written}",
-            source=SOURCES[n % len(SOURCES)],
-            entity_id=ENTITIES[n % len(ENTITIES)],
-            status=STATUSES[n // 2 % len(STATUSES)],
-            occurred_at=datetime.combine(day, time_of_day(n % 24, 59, 59), UTC),
-        )
-
-    def _change(self, sql: str, *arguments: object, slowly: bool) -> str | None:
-        return self._attempt(lambda connection: connection.execute(sql, *arguments), slowly=slowly)
-
-    def _attempt(self, change: Callable[[Connection], Awaitable[object]], *, slowly: bool) -> str | None:
-        """Have something written, unless another writer, or a rebuild, has it locked."""
-        connection = self.stage.slow_writer if slowly and self._slow is not None else self.stage.writer
-
-        async def attempt() -> None:
-            async with connection.transaction():
-                await change(connection)
-
-        try:
-            self.stage.run(attempt())
-        except asyncpg.LockNotAvailableError:
-            return "locked"
-        if connection is self.stage.writer:
-            self._look()
-        return None
-
-    def _look(self) -> None:
-        self.stage.run(self._days.look(self.stage.observer))

@@ -30,7 +30,7 @@ pytestmark = pytest.mark.servers
 
 _ASKED_FOR: Final = os.environ.get("PG_ANALYTICS_STORIES")
 #: Half of them with processes that follow the events by themselves.
-_STORIES: Final = (int(_ASKED_FOR or 6) + 1) // 2
+_STORIES: Final = (int(_ASKED_FOR or 4) + 1) // 2
 
 _NO_RUN_ACTIVE: Final = "SELECT NOT EXISTS(SELECT FROM recompute_runs WHERE status IN ('pending', 'running'))"
 _NOTHING_LOGGED: Final = "SELECT NOT EXISTS(SELECT FROM event_changes)"

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, date, datetime, timedelta
 from random import Random
+from typing import Any
 
 import asyncpg
 import pytest
@@ -481,7 +482,7 @@ async def test_a_day_that_cannot_be_rebuilt_holds_up_no_other_and_is_rebuilt_onc
     await insert(connection, OLD, 5, last_day=MONTH[-1])
     await insert(connection, NEWEST, 5)
     await let_wait(connection, ONCE)
-    limits = {"lock_timeout": SHORT} if how == "a lock is held" else {"statement_timeout": SHORT * 5}
+    limits: dict[str, Any] = {"lock_timeout": SHORT} if how == "a lock is held" else {"statement_timeout": SHORT * 5}
     async with AsyncExitStack() as at_work:
         async with spoiling(database_url, day, how):
             await at_work.enter_async_context(following(database_url, **limits))

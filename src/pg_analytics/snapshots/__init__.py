@@ -6,7 +6,7 @@ In `READ COMMITTED`, as separate statements, in this order (`rebuild.rebuild_day
 
     1  take_changes    DELETE the days' rows of event_changes, skipping rows that another transaction holds
     2  lock_days       an advisory lock per day, ascending, held to the commit
-       read_horizons   days whose events were pruned cannot be rebuilt; days that a rollup dropped are left out of it
+       hold_horizons   days whose events were pruned cannot be rebuilt; days that a rollup dropped are left out of it
     3  merge_*         one statement per rollup: aggregate the events, compare, write only what differs
        ------------    up to here, rebuilds of different days do not meet; from here on, they do, and briefly
     4  record_days     when and by whom each day was rebuilt

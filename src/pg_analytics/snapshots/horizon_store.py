@@ -12,6 +12,7 @@ from pg_analytics.snapshots.store import ROLLUPS
 EVENTS: Final = "events"
 
 _READ_RETENTION: Final = statement(__package__, "read_retention")
+_STOP_HORIZONS: Final = statement(__package__, "stop_horizons")
 _LOCK_HORIZON: Final = statement(__package__, "lock_horizon")
 _MOVE_HORIZON: Final = statement(__package__, "move_horizon")
 _COUNT_BUCKETS_BEFORE: Final = statement(__package__, "count_buckets_before")
@@ -31,6 +32,11 @@ class BucketsBefore:
 async def read_retention(connection: Connection, today: date) -> dict[str, date]:
     """From which Monday on each rollup is to be kept; a rollup that no report reads is left out."""
     return {row["rollup"]: row["keep_from"] for row in await connection.fetch(_READ_RETENTION, today)}
+
+
+async def stop_horizons(connection: Connection) -> None:
+    """Wait until no rebuild is under way that has looked at the horizons; none looks until the transaction ends."""
+    await connection.execute(_STOP_HORIZONS)
 
 
 async def lock_horizon(connection: Connection, subject: str) -> date:
@@ -57,7 +63,7 @@ async def drop_days(connection: Connection, rollup: str, start: date, end: date)
 
 
 async def log_regained_days(connection: Connection, rollup: str, start: date, end: date) -> int:
-    """Enter those of the days `start <= day < end` of `rollup`, which are locked, into the change log that need a
-    rebuild; returns how many that are.
+    """Enter those of the days `start <= day < end` of `rollup` into the change log that need a rebuild; returns how
+    many that are.
     """
     return int((await connection.execute(_LOG_REGAINED_DAYS, rollup, start, end)).split()[-1])

@@ -69,7 +69,7 @@ async def merge_days(connection: Connection, days: Iterable[date]) -> MergedDays
         await store.lock_days(connection, ordered)
     except asyncpg.LockNotAvailableError:
         raise DaysBusy from None
-    horizons = await store.read_horizons(connection)
+    horizons = await store.hold_horizons(connection)
     if ordered and ordered[0] < horizons.events:
         raise FrozenDays(horizons.events)
     kept = {rollup: [day for day in ordered if day >= kept_from] for rollup, kept_from in horizons.rollups.items()}

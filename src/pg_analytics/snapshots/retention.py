@@ -6,14 +6,14 @@ the windows ask for:
 - **The horizon moves up** in one transaction, with its entry in the audit trail and the versions of the reports. From
   then on rebuilds leave the days before it out. Their rows are deleted afterwards, a chunk of days per transaction; a
   rebuild that had looked at the old horizon may still put a day back, and the next sweep deletes it again.
-- **The horizon moves back**, since somebody wants more: some weeks per transaction, newest first, never to days whose
-  events were pruned. The days that come back are entered into the change log, and the refresher builds them.
+- **The horizon moves back**, since somebody wants more, but never to days whose events were pruned. The days that come
+  back are entered into the change log, in the same transaction, and the refresher builds them.
 
-Why nothing that is kept gets lost when it moves back. A rebuild leaves out what the horizon said after it had locked
-the day. The move locks the days first: a rebuild of one of them is over, its events are committed, and the move logs
-them; or it comes later, and sees the new horizon. Moving first and looking for events without that lock would lose the
-event whose log row an older rebuild has just used up. Whoever deletes holds the horizon too, so never a day that has
-come back.
+Why nothing that is kept gets lost when it moves back. A rebuild leaves out of a rollup what the horizon says, and so
+may use up the log row of an event without counting it. It holds the horizons until it is committed; the move waits for
+every such rebuild, looks for events only then, and lets no other rebuild look at the horizons before its own commit.
+Without that, an event that is committed after the move has looked, and whose log row a rebuild uses up by the old
+horizon, would be lost. Deletions of dropped days hold the horizons too, so none of them hits a day that has come back.
 
 Any number of processes may sweep: the row of a horizon is locked by whoever works on it.
 """
@@ -31,6 +31,7 @@ from pg_analytics.postgres.pool import Connection, transaction
 from pg_analytics.snapshots import horizon_store, store
 from pg_analytics.snapshots.pace import Pace
 from pg_analytics.snapshots.rebuild import VERSIONS_CHANNEL
+from pg_analytics.snapshots.store import Horizons
 from pg_analytics.windows import DayRange, Window
 
 _log: Final = structlog.get_logger(__name__)
@@ -40,7 +41,6 @@ ACTOR: Final = "retention"
 #: How often a process sweeps. Where nothing is to be done, a sweep reads some dozens of rows.
 SWEEP_EVERY: Final = timedelta(minutes=1)
 
-_REGAIN_AT_ONCE: Final = timedelta(weeks=8)
 _CHUNK_S: Final = 0.5
 
 
@@ -84,29 +84,24 @@ async def _move_up(connection: Connection, rollup: str, keep_from: date) -> None
 
 
 async def _regain(connection: Connection, rollup: str, keep_from: date) -> None:
-    while await _regain_weeks(connection, rollup, keep_from):
-        pass
-
-
-async def _regain_weeks(connection: Connection, rollup: str, keep_from: date) -> bool:
-    """Move the horizon back by some weeks, if it is to; whether it was."""
+    horizons = await store.read_horizons(connection)
+    if _regained_from(keep_from, horizons) >= horizons.rollups[rollup]:
+        return  # as nearly always, and then nobody has to wait
     async with transaction(connection):
-        kept_from = await horizon_store.lock_horizon(connection, rollup)
-        if keep_from >= kept_from:
-            return False
-        start = max(keep_from, kept_from - _REGAIN_AT_ONCE)  # both are Mondays
-        await store.lock_days(connection, list(DayRange(start, kept_from)))
-        # Only now: a prune of these days is over, or waits for them.
-        frozen_until = (await store.read_horizons(connection)).events
-        start = max(start, Window.WEEK.bucket_start(frozen_until + timedelta(days=Window.WEEK.days - 1)))
+        await horizon_store.stop_horizons(connection)
+        horizons = await store.read_horizons(connection)
+        start, kept_from = _regained_from(keep_from, horizons), horizons.rollups[rollup]
         if start >= kept_from:
-            return False
+            return
         await horizon_store.move_horizon(connection, rollup, start)
-        logged = await horizon_store.log_regained_days(connection, rollup, start, kept_from)
-        if logged or start == keep_from:
-            await _announce(connection, rollup)
-    _log.info("retention_moved_back", rollup=rollup, kept_from=str(start))
-    return True
+        days = await horizon_store.log_regained_days(connection, rollup, start, kept_from)
+        await _announce(connection, rollup)
+    _log.info("retention_moved_back", rollup=rollup, kept_from=str(start), days=days)
+
+
+def _regained_from(keep_from: date, horizons: Horizons) -> date:
+    """From `keep_from` on, or from the first whole week on that can be built from its events."""
+    return max(keep_from, Window.WEEK.bucket_start(horizons.events + timedelta(days=Window.WEEK.days - 1)))
 
 
 async def _delete_dropped(connection: Connection, rollup: str) -> None:

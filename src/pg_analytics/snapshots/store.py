@@ -22,6 +22,7 @@ _LOCK_DAYS: Final = statement(__package__, "lock_days")
 _TRY_LOCK_DAYS: Final = statement(__package__, "try_lock_days")
 _READ_BACKLOG: Final = statement(__package__, "read_backlog")
 _READ_HORIZONS: Final = statement(__package__, "read_horizons")
+_HOLD_HORIZONS: Final = statement(__package__, "hold_horizons")
 _MARK_FROZEN_DAYS: Final = statement(__package__, "mark_frozen_days")
 _MERGE: Final = {rollup: statement(__package__, f"merge_{rollup}") for rollup in ROLLUPS}
 #: The same statements, over events that a prune has deleted and put aside in a table of the same columns.
@@ -107,6 +108,12 @@ async def read_horizons(connection: Connection) -> Horizons:
     """What is kept, and from when on."""
     kept_from = {row["subject"]: row["kept_from"] for row in await connection.fetch(_READ_HORIZONS)}
     return Horizons(events=kept_from.pop("events"), rollups=kept_from)
+
+
+async def hold_horizons(connection: Connection) -> Horizons:
+    """What is kept, and from when on; none of it moves back until the transaction ends."""
+    await connection.execute(_HOLD_HORIZONS)
+    return await read_horizons(connection)
 
 
 async def mark_frozen_days(connection: Connection, days: Sequence[date]) -> list[date]:
