@@ -20,6 +20,12 @@ _HOLDER: Final = """
     SELECT CASE WHEN became = 'running' THEN process END
     FROM story.run_changes WHERE run_id = $1 ORDER BY id DESC LIMIT 1
 """
+_IDLE: Final = """
+    SELECT NOT EXISTS(
+        SELECT FROM recompute_runs
+        WHERE status IN ('pending', 'running') AND report_slug = $1 AND date_from = $2 AND date_to = $3
+    )
+"""
 #: How long a step waits for a worker to come; that nobody does is no fault, since all may be dead, or busy.
 _PATIENCE_S: Final = 1.5
 
@@ -108,6 +114,7 @@ class Teller(Writers):
         for number, worker in enumerate(self.stage.workers):
             if worker is None:
                 self.stage.start_worker(number)
+        self.stage.until_true(_IDLE, slug, *asked)
         self.write_again(asked[0], slowly=False)
         self.read(asked, fresh=False)
         if deaf:

@@ -25,6 +25,7 @@ from tests.proxy import Proxy
 from tests.report_oracle import REPORTS, Asked, expected
 from tests.running import Service
 from tests.waiting import until_parked, until_true
+from tests.working import assert_progress_was_contiguous, watch_progress
 
 pytestmark = pytest.mark.anyio
 
@@ -144,6 +145,7 @@ async def test_a_run_survives_any_number_of_kills_at_random_moments_while_events
     random = Random(4711)
     year = DayRange(DAYS.end - timedelta(days=364), DAYS.end)
     await insert(observer, year.start, 200, last_day=year.last, prefix="more")
+    await watch_progress(observer)
     service = start.service(RECOMPUTE_WORKERS="0")
     run_id = service.trigger("top-entities", "day", year.start, year.last)
     for kill in range(4):
@@ -157,6 +159,7 @@ async def test_a_run_survives_any_number_of_kills_at_random_moments_while_events
     start.worker()
     assert service.wait_until_ended(run_id)["status"] == "completed"
     assert service.run(run_id)["attempt"] == 5
+    await assert_progress_was_contiguous(observer)
     service.recompute("top-entities", "day", year.start, year.last)  # for what arrived behind the run's back
     await assert_all_is_well(observer, service, run_id, *["rescued"] * 4)
 

@@ -33,7 +33,7 @@ async def database(loaded: str) -> AsyncIterator[str]:
 @pytest.fixture(scope="module")
 def service(database: str, redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """A service with one connection for all reports, so that a test can show who needs it."""
-    environment = {"DATABASE_URL": database, "REDIS_URL": redis_url, "POSTGRES_POOL_SIZE": "1"}
+    environment = {"DATABASE_URL": database, "REDIS_URL": redis_url, "POSTGRES_POOL_SIZE": "1", "REFRESH_INTERVAL": "0"}
     with serving(environment, tmp_path_factory.mktemp("caching")) as running:
         yield running
 

@@ -87,6 +87,7 @@ def start(proxy: Proxy, own_redis: Server, tmp_path: Path) -> Iterator[Starter]:
         "REDIS_URL": own_redis.url,
         "RECOMPUTE_LEASE": "1s",
         "POSTGRES_TIMEOUT": "1s",
+        "REFRESH_INTERVAL": "0",  # the versions stand still, and with them what is cached
     }
     starter = Starter(settings, tmp_path)
     yield starter

@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, date, datetime, timedelta
 from random import Random
-from typing import Any
 
 import asyncpg
 import pytest
@@ -325,7 +324,7 @@ async def test_a_long_round_of_older_days_is_interrupted_by_the_newest_day_after
             await insert(connection, NEWEST, 5)
         await until_refreshed(connection)
     seen = await rebuilds(connection)
-    assert seen.index(NEWEST) == seen.index(in_hand) + 1
+    assert seen.index(NEWEST) <= seen.index(in_hand) + 2, "what was in hand, and at most one chunk more"
 
 
 # Side by side
@@ -482,10 +481,12 @@ async def test_a_day_that_cannot_be_rebuilt_holds_up_no_other_and_is_rebuilt_onc
     await insert(connection, OLD, 5, last_day=MONTH[-1])
     await insert(connection, NEWEST, 5)
     await let_wait(connection, ONCE)
-    limits: dict[str, Any] = {"lock_timeout": SHORT} if how == "a lock is held" else {"statement_timeout": SHORT * 5}
+    lock_timeout = SHORT if how == "a lock is held" else None
     async with AsyncExitStack() as at_work:
         async with spoiling(database_url, day, how):
-            await at_work.enter_async_context(following(database_url, **limits))
+            await at_work.enter_async_context(
+                following(database_url, lock_timeout=lock_timeout, statement_timeout=5 * SHORT)
+            )
             await until_true(connection, "SELECT count(DISTINCT occurred_day) = 1 FROM event_changes")
             assert await logged_days(connection) == [day]
             # And what comes later is followed as well.

@@ -105,8 +105,7 @@ def routes(postgres: Postgres, key: ManagementKey, *, body_timeout: timedelta) -
 
 def _key(request: Request) -> ScheduleKey:
     slug, window = request.path_params["slug"], request.path_params["window"]
-    # What is not printable, such as NUL, PostgreSQL may not even take as a parameter.
-    if not slug.isprintable() or window not in set(Window):
+    if window not in set(Window):
         raise not_found("schedule")
     return ScheduleKey(slug, Window(window))
 

@@ -58,8 +58,12 @@ class Retention:
 async def sweep(connection: Connection, *, today: date) -> None:
     """Keep of each rollup what its windows ask for, and no more. Works in transactions of its own."""
     for rollup, keep_from in (await horizon_store.read_retention(connection, today)).items():
-        await _move_up(connection, rollup, keep_from)
-        await _regain(connection, rollup, keep_from)
+        # Nearly always nothing is to be moved, and then nobody is to wait. Each of the three looks again under its lock.
+        horizons = await store.read_horizons(connection)
+        if keep_from > horizons.rollups[rollup]:
+            await _move_up(connection, rollup, keep_from)
+        elif _regained_from(keep_from, horizons) < horizons.rollups[rollup]:
+            await _regain(connection, rollup, keep_from)
         await _delete_dropped(connection, rollup)
 
 
@@ -84,9 +88,6 @@ async def _move_up(connection: Connection, rollup: str, keep_from: date) -> None
 
 
 async def _regain(connection: Connection, rollup: str, keep_from: date) -> None:
-    horizons = await store.read_horizons(connection)
-    if _regained_from(keep_from, horizons) >= horizons.rollups[rollup]:
-        return  # as nearly always, and then nobody has to wait
     async with transaction(connection):
         await horizon_store.stop_horizons(connection)
         horizons = await store.read_horizons(connection)
