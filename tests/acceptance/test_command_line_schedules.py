@@ -163,11 +163,8 @@ async def test_where_nobody_can_be_asked_nothing_is_deleted_without_a_yes(
     assert await connection.fetchval("SELECT count(*) FROM analytics_events") == 5
 
 
-@pytest.mark.parametrize("answer,left", [("y", 0), ("n", 5), ("", 5)])
-async def test_on_a_terminal_it_asks_first(
-    connection: "asyncpg.Connection[asyncpg.Record]", environment: dict[str, str], answer: str, left: int
-) -> None:
-    await insert(connection, FIRST, 5)
+def prune_on_a_terminal(answer: str, environment: dict[str, str]) -> tuple[int, str]:
+    """Answer what it asks; the exit code, and what it said beside its output."""
     ours, terminal = pty.openpty()
     process = subprocess.Popen(
         [*COMMAND, "prune", "events", "--before", str(BEFORE)],
@@ -181,9 +178,18 @@ async def test_on_a_terminal_it_asks_first(
     _, err = process.communicate(timeout=PATIENCE_S)
     os.close(ours)
     os.close(terminal)
+    return process.returncode, err
+
+
+@pytest.mark.parametrize("answer,left", [("y", 0), ("n", 5), ("", 5)])
+async def test_on_a_terminal_it_asks_first(
+    connection: "asyncpg.Connection[asyncpg.Record]", environment: dict[str, str], answer: str, left: int
+) -> None:
+    await insert(connection, FIRST, 5)
+    code, err = prune_on_a_terminal(answer, environment)
 
     assert f"Delete 5 events of days before {BEFORE} for good? [y/N]" in err
-    assert process.returncode == (ExitCode.OK if left == 0 else ExitCode.FAILED)
+    assert code == (ExitCode.OK if left == 0 else ExitCode.FAILED)
     assert await connection.fetchval("SELECT count(*) FROM analytics_events") == left
 
 

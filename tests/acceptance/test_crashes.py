@@ -151,7 +151,8 @@ async def test_a_run_survives_any_number_of_kills_at_random_moments_while_events
     for kill in range(4):
         worker = start.worker()
         goal = year.end - timedelta(days=80 * kill + random.randrange(10, 60))
-        await until_true(observer, "SELECT remaining_until <= $1 FROM recompute_runs", goal)
+        reached = "SELECT attempt = $1 AND remaining_until <= $2 FROM recompute_runs"
+        await until_true(observer, reached, kill + 1, goal)
         worker.kill()
         assert service.run(run_id)["status"] == "running"
         await insert(observer, goal, 20, last_day=goal + timedelta(days=5), prefix=f"late-{kill}")

@@ -212,8 +212,9 @@ async def test_a_run_that_waits_for_days_says_so_and_goes_on_when_they_are_free(
     trigger: Trigger, redis: RedisClient, observer: Connection, database_url: str
 ) -> None:
     run = await trigger.trigger(scope(THREE_CHUNKS), "client", via="test")
-    async with working(database_url, redis, lock_timeout=SHORT):
+    async with AsyncExitStack() as at_work:
         async with parked(database_url, MIDDLE):
+            await at_work.enter_async_context(working(database_url, redis, lock_timeout=SHORT))
             await until_committed(observer, run, NEWEST)
             await until_true(observer, "SELECT waiting_for IS NOT NULL FROM recompute_runs")
             waiting = await run_of(observer, run.id)
@@ -386,8 +387,9 @@ async def test_somebody_who_asks_is_served_while_a_schedule_waits_for_a_day(
     trigger: Trigger, redis: RedisClient, observer: Connection, database_url: str
 ) -> None:
     run = await enter(observer, scope(THREE_CHUNKS), scheduled=True)
-    async with working(database_url, redis, lock_timeout=SHORT):
+    async with AsyncExitStack() as at_work:
         async with parked(database_url, NEWEST):
+            await at_work.enter_async_context(working(database_url, redis, lock_timeout=SHORT))
             await until_true(observer, "SELECT waiting_for IS NOT NULL FROM recompute_runs")
             asked_for = await trigger.trigger(scope(LATER), "client", via="test")
             await until_status(observer, asked_for.id, "completed")

@@ -351,8 +351,9 @@ async def test_a_day_that_somebody_else_is_rebuilding_is_left_to_them_and_the_ot
 ) -> None:
     await insert(connection, OLD, 5, last_day=MONTH[-1])
     theirs = MONTH[10]
-    async with following(database_url):
+    async with AsyncExitStack() as at_work:
         async with parked(database_url, theirs) as observer:
+            await at_work.enter_async_context(following(database_url))
             await until_true(observer, "SELECT count(DISTINCT occurred_day) = 1 FROM event_changes")
             assert await logged_days(observer) == [theirs]
         await until_refreshed(connection)

@@ -246,6 +246,7 @@ async def test_a_run_is_rebuilt_in_chunks_newest_first_and_goes_on_where_the_las
     async with parked(database_url, middle) as observer:
         async with working(database_url, redis):
             await until_parked(observer)
+            await until_committed(connection, run, MONDAY + timedelta(days=2 * CHUNK_DAYS))
             half_done = await run_of(connection, run.id)
         handed_back = await run_of(connection, run.id)
     newest = "SELECT min(day), count(*), max(computed_at) FROM snapshot_buckets WHERE day >= $1"

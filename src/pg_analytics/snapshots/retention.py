@@ -58,7 +58,7 @@ class Retention:
 async def sweep(connection: Connection, *, today: date) -> None:
     """Keep of each rollup what its windows ask for, and no more. Works in transactions of its own."""
     for rollup, keep_from in (await horizon_store.read_retention(connection, today)).items():
-        # Nearly always nothing is to be moved, and then nobody is to wait. Each of the three looks again under its lock.
+        # Nearly always nothing is to be moved, and then nobody is to wait. Each of these looks again under its lock.
         horizons = await store.read_horizons(connection)
         if keep_from > horizons.rollups[rollup]:
             await _move_up(connection, rollup, keep_from)
