@@ -8,7 +8,9 @@ from uuid import UUID
 
 import asyncpg
 
+from pg_analytics.app import REBUILDING_PACKAGES
 from pg_analytics.postgres.pool import Connection, Postgres
+from pg_analytics.postgres.statements import statements_of
 from pg_analytics.recompute import store
 from pg_analytics.recompute.store import Run, Scope
 from pg_analytics.recompute.worker import CONNECTIONS, Workers, WorkerSettings
@@ -44,6 +46,7 @@ async def working(
         name="worker",
         statement_timeout=timedelta(minutes=1),
         lock_timeout=lock_timeout,
+        prepared=statements_of(*REBUILDING_PACKAGES),
     )
     workers = Workers(url, pool, redis, count=count, settings=WorkerSettings(lease=lease, lock_ttl=LONG))
     await pool.open()

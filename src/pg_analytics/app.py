@@ -53,7 +53,7 @@ _CONNECT_TIMEOUT: Final = timedelta(seconds=5)
 _PREPARE_TIMEOUT: Final = timedelta(minutes=10)
 _CHUNK_TIMEOUT: Final = timedelta(minutes=10)
 #: Where the statements are that a rebuild, and whoever records it, may need.
-_REBUILDING_PACKAGES: Final = ("pg_analytics.snapshots", "pg_analytics.recompute", "pg_analytics.audit")
+REBUILDING_PACKAGES: Final = ("pg_analytics.snapshots", "pg_analytics.recompute", "pg_analytics.audit")
 #: A rebuild that cannot have a lock for this long says so, and tries again.
 _LOCK_TIMEOUT: Final = timedelta(seconds=2)
 #: The groups of a full day fit into this; twice as many do in the hash tables of PostgreSQL 15 and newer.
@@ -131,20 +131,22 @@ async def workers(settings: Settings, *, clock: Callable[[], datetime] = utc_now
             Regularly(upkeep_postgres, scheduler.look, every=schedule.LOOK_EVERY, name="scheduler"),
             Regularly(upkeep_postgres, Retention(clock).look, every=retention.SWEEP_EVERY, name="retention"),
         ]
+    pools = [postgres, upkeep_postgres]
     if count and settings.refresh_interval:
         duties.append(refresher)
-    await postgres.open()
-    await refresher_postgres.open()
-    await upkeep_postgres.open()
+        pools.append(refresher_postgres)
+    for pool in pools:
+        await pool.open()
+    if count:
+        await asyncio.gather(*(pool.warm_up() for pool in pools))
     for duty in duties:
         await duty.start()
     try:
         yield running
     finally:
         await asyncio.gather(*(duty.stop() for duty in duties))
-        await postgres.close()
-        await refresher_postgres.close()
-        await upkeep_postgres.close()
+        for pool in pools:
+            await pool.close()
         await redis.close()
 
 
@@ -158,7 +160,7 @@ def rebuilding(settings: Settings, *, size: int, name: str) -> Postgres:
         statement_timeout=_CHUNK_TIMEOUT,
         lock_timeout=_LOCK_TIMEOUT,
         work_mem=_REBUILD_WORK_MEM,
-        prepared=[sql for package in _REBUILDING_PACKAGES for sql in statements_of(package)],
+        prepared=statements_of(*REBUILDING_PACKAGES),
     )
 
 

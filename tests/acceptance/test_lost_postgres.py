@@ -289,6 +289,7 @@ async def test_a_worker_whose_connections_lead_nowhere_lets_its_run_go_and_takes
     async with holder.transaction():
         await holder.execute("LOCK TABLE rollup_entity IN SHARE MODE")  # a statement of its chunk shall be under way
         run_id = service.trigger("top-entities", "day", DAY, DAY)
+        await until_true(observer, "SELECT status = 'running' FROM recompute_runs WHERE id = $1::text::uuid", run_id)
         await until_true(observer, "SELECT EXISTS(SELECT FROM pg_locks WHERE locktype = 'relation' AND NOT granted)")
         proxy.hang()
         await asyncio.to_thread(service.wait_for, "run_lost")

@@ -12,7 +12,9 @@ from random import Random
 import asyncpg
 import pytest
 
+from pg_analytics.app import REBUILDING_PACKAGES
 from pg_analytics.postgres.pool import Connection, Postgres
+from pg_analytics.postgres.statements import statements_of
 from pg_analytics.snapshots import pace, refresh
 from pg_analytics.snapshots import store as snapshots
 from pg_analytics.snapshots.refresh import Refresher
@@ -72,6 +74,7 @@ async def following(
         name="refresher",
         statement_timeout=statement_timeout,
         lock_timeout=lock_timeout,
+        prepared=statements_of(*REBUILDING_PACKAGES),
     )
     refresher = Refresher(pool, interval=interval, on_versions=tell)
     await pool.open()

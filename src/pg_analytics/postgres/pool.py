@@ -7,7 +7,7 @@ PostgreSQL is back.
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
@@ -27,6 +27,12 @@ _log: Final = structlog.get_logger(__name__)
 
 #: How long a server may take to cancel a statement before its connection is dropped.
 _CANCEL_PATIENCE_S: Final = 0.5
+
+#: How long a start waits for connections that it could also do without.
+_WARM_UP_S: Final = 1.0
+
+#: How long preparing a statement waits for a table that somebody has locked.
+_PREPARE_LOCK_TIMEOUT: Final = "20ms"
 
 #: What asyncpg raises when PostgreSQL is gone, going, starting, full, read-only or too slow to answer.
 LOST: Final = (
@@ -65,10 +71,10 @@ class Postgres:
         statement; `lock_timeout` each wait for a lock inside it. `name` shows in `pg_stat_activity`. `work_mem`, such
         as `16MB`, is for sessions whose statements build tables in memory.
 
-        `prepared` are statements that each connection prepares when it opens, and never inside a transaction. The
-        driver prepares in two steps; a process that is paused between them inside a transaction would keep its locks
-        for as long as it is paused, since PostgreSQL takes that session for a busy one, which none of its time limits
-        ends.
+        `prepared` are statements that each connection prepares when it opens, so that it need not inside a transaction.
+        The driver prepares in two steps; a process that is paused between them inside a transaction would keep its
+        locks for as long as it is paused, since PostgreSQL takes that session for a busy one, which none of its time
+        limits ends.
         """
         self._url = url
         self._size = size
@@ -87,14 +93,29 @@ class Postgres:
             max_size=self._size,
             reset=_keep_session,
             init=self._prepare,
-            # Statements are known for as long as their connection lives.
+            # Statements are known for as long as their connection lives, and it lives for as long as it works.
             max_cached_statement_lifetime=0,
+            max_inactive_connection_lifetime=0,
             **self._options,
         )
 
     async def _prepare(self, connection: Connection) -> None:
+        if not self._prepared:
+            return
+        # A table may be locked for as long as somebody likes. What needs it is then prepared when it is first run.
+        await connection.execute(f"SET lock_timeout = '{_PREPARE_LOCK_TIMEOUT}'")
         for sql in self._prepared:
-            await connection.prepare(sql)
+            with suppress(*BLOCKED):
+                # The public `prepare` keeps its statement from every later call with the same text.
+                await connection._prepare(sql, use_cache=True)  # type: ignore[union-attr] # noqa: SLF001
+        await connection.execute("RESET lock_timeout")
+
+    async def warm_up(self) -> None:
+        """Open every connection now, unless PostgreSQL lacks what they need or cannot be reached within a second."""
+        with suppress(*LOST, asyncpg.PostgresError):
+            async with asyncio.timeout(_WARM_UP_S), AsyncExitStack() as opened:
+                for _ in range(self._size):
+                    await opened.enter_async_context(self.borrowed())
 
     async def close(self) -> None:
         """Close every connection, at once if they do not end within a second."""

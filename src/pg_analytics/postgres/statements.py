@@ -4,11 +4,14 @@ from functools import cache
 from importlib import resources
 
 
-@cache
-def statements_of(package: str) -> tuple[str, ...]:
-    """The text of every statement of the Python package `package`, for a connection that is to know them all."""
-    names = sorted(file.name for file in (resources.files(package) / "sql").iterdir())
-    return tuple(statement(package, name.removesuffix(".sql")) for name in names if name.endswith(".sql"))
+def statements_of(*packages: str) -> list[str]:
+    """The text of every statement of these Python packages, for a connection that is to know them all."""
+    return [
+        statement(package, file.name.removesuffix(".sql"))
+        for package in packages
+        for file in (resources.files(package) / "sql").iterdir()
+        if file.name.endswith(".sql")
+    ]
 
 
 @cache
