@@ -3,6 +3,8 @@
 MAKEFLAGS += --no-print-directory
 
 BIN := .venv/bin
+# Three for two cores: tests wait for servers about as long as they compute.
+TEST_PROCESSES := $(shell echo $$(( ($$(getconf _NPROCESSORS_ONLN) * 3 + 1) / 2 )))
 PYTHON_SOURCES := $(wildcard src tests bench scripts)
 
 # A virtual environment works only where it was made, and with the interpreter that made it: check both.
@@ -26,11 +28,11 @@ demo: .venv/.stamp ## Serve demo data on servers of its own, until Ctrl-C (ARGS=
 
 .PHONY: test
 test: .venv/.stamp ## Run every test, on DATABASE_URL and REDIS_URL or on servers of their own (ARGS='-k cache')
-	@$(BIN)/python -m pytest -q -n logical --dist loadgroup $(ARGS)
+	@$(BIN)/python -m pytest -q -n $(TEST_PROCESSES) --dist loadgroup $(ARGS)
 
 .PHONY: test-wheel
 test-wheel: .venv/.stamp ## Run the tests that start servers again, on those that come as wheels
-	@PG_ANALYTICS_SERVERS=wheel $(BIN)/python -m pytest -q -n logical --dist loadgroup -m servers $(ARGS)
+	@PG_ANALYTICS_SERVERS=wheel $(BIN)/python -m pytest -q -n $(TEST_PROCESSES) --dist loadgroup -m servers $(ARGS)
 
 .PHONY: stories
 stories: .venv/.stamp ## Live through 200 stories of writers, runs, crashes and lost servers, for most of an hour (STORIES=40)

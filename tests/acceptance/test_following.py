@@ -12,6 +12,7 @@ from pathlib import Path
 
 import asyncpg
 import pytest
+from httpx import codes
 
 from pg_analytics.embedded import postgres, redis
 from pg_analytics.embedded.binaries import Binaries
@@ -251,6 +252,9 @@ async def test_a_postgresql_that_goes_and_comes_back_is_followed_again(
         await asyncio.to_thread(server.restart)
         connection = await asyncpg.connect(url)
         await insert(connection, DAY, 10, prefix="more")
+        # The service looks for a lost PostgreSQL several times a second.
+        report = "/reports/volume-by-period/run"
+        await asyncio.to_thread(until, lambda: service.http.get(report).status_code == codes.OK)
         await until_told(service, 20)
         await assert_all_is_well(connection)
         await connection.close()

@@ -16,6 +16,8 @@ import pytest
 from pg_analytics.events.flights import FLIGHT_COUNT, MissingDataError, data_folder, event_of, read_flights
 from pg_analytics.events.store import Event
 
+pytestmark = pytest.mark.xdist_group("files of flights")  # they are read once, by one process
+
 CODES = ("9E", "AA", "AS", "B6", "DL", "EV", "F9", "FL", "HA", "MQ", "OO", "UA", "US", "VX", "WN", "YV")
 CARRIERS = {code: number for number, code in enumerate(CODES)}
 
