@@ -1,14 +1,18 @@
 """Connections that know their statements before they need them."""
 
+import asyncio
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
+import asyncpg
 import pytest
 
 from pg_analytics.app import REBUILDING_PACKAGES
-from pg_analytics.postgres.pool import Connection, Postgres
+from pg_analytics.postgres.pool import Connection, Postgres, transaction
 from pg_analytics.postgres.statements import statements_of
 from tests.rebuilding import Connect
+from tests.waiting import until_true
 
 pytestmark = pytest.mark.anyio
 
@@ -62,3 +66,31 @@ async def test_a_connection_opens_while_a_table_of_its_statements_is_locked(pool
         for sql in STATEMENTS
         if "rollup_entity AS" in sql or "INTO rollup_entity" in sql or "FROM rollup_entity" in sql
     }
+
+
+def end_session(url: str, pid: int) -> None:
+    """End a session while the event loop of this thread stands still, as that of a paused process does."""
+
+    async def end() -> None:
+        administrator = await asyncpg.connect(url)
+        await administrator.execute("SELECT pg_terminate_backend($1)", pid)
+        await until_true(administrator, "SELECT NOT EXISTS(SELECT FROM pg_stat_activity WHERE pid = $1)", pid)
+        await administrator.close()
+
+    with ThreadPoolExecutor(1) as beside:
+        beside.submit(asyncio.run, end()).result()
+
+
+async def test_what_went_wrong_in_a_transaction_is_raised_though_its_session_was_ended_unnoticed(
+    connect: Connect, database_url: str
+) -> None:
+    connection = await connect()
+
+    async def go_wrong() -> None:
+        async with transaction(connection):
+            await connection.fetchval("SELECT 1")
+            end_session(database_url, connection.get_server_pid())
+            raise ValueError("the reason")
+
+    with pytest.raises(ValueError, match="the reason"):
+        await go_wrong()

@@ -154,7 +154,7 @@ async def _connected(settings: Settings) -> AsyncIterator[Connection]:
     connection = await app.connect_patiently(settings_module.require_database(settings))
     try:
         yield connection
-    except (OSError, EOFError, asyncpg.InterfaceError) as error:
+    except (OSError, EOFError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
         raise app.StartError(f"PostgreSQL was lost on the way ({describe(error)})") from None
     finally:
         await connection.close(timeout=5)

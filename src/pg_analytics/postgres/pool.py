@@ -170,7 +170,8 @@ async def transaction(connection: Connection) -> AsyncIterator[None]:
     except (TimeoutError, asyncio.CancelledError):
         raise
     except BaseException:
-        with suppress(asyncpg.InterfaceError):  # the connection is closed; the reason is what is being raised
+        # The connection may be closed, or its end may not have been read yet; the reason is what is being raised.
+        with suppress(asyncpg.InterfaceError, asyncpg.InternalClientError, asyncpg.PostgresConnectionError):
             await begun.rollback()
         raise
     await begun.commit()
