@@ -4,8 +4,8 @@
 -- Index: analytics_events_occurred_day_idx and the primary key of rollup_source_status, once per day.
 -- Day by day (LATERAL), so that each day's groups fit into memory and the plan does not depend on how many days there
 -- are. What is kept and what was counted meet in one hash table, not in a join, whose plan would depend on statistics
--- that are missing for new days. What differs is found again within these days, whichever join the planner takes: a plan
--- that it keeps may have been made for a table of another size.
+-- that are missing for new days. What differs is found again within these days, whichever join the planner takes: a
+-- plan that it keeps may have been made for a table of another size.
 WITH differing AS MATERIALIZED (
     SELECT
         days.day,
