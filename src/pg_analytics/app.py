@@ -35,8 +35,11 @@ from pg_analytics.recompute.trigger import Trigger
 from pg_analytics.recompute.worker import CONNECTIONS, Workers, WorkerSettings
 from pg_analytics.redis.client import RedisClient
 from pg_analytics.reports import routes as report_routes
+from pg_analytics.reports.admission import Admission
 from pg_analytics.reports.cache import ReportCache
 from pg_analytics.reports.catalog import Catalog, install_builtin_reports
+from pg_analytics.reports.hits import Hits
+from pg_analytics.reports.memory import Memory
 from pg_analytics.reports.run import ReportRunner
 from pg_analytics.settings import Settings
 from pg_analytics.snapshots import retention
@@ -58,6 +61,12 @@ REBUILDING_PACKAGES: Final = ("pg_analytics.snapshots", "pg_analytics.recompute"
 _LOCK_TIMEOUT: Final = timedelta(seconds=2)
 #: The groups of a full day fit into this; twice as many do in the hash tables of PostgreSQL 15 and newer.
 _REBUILD_WORK_MEM: Final = "16MB"
+
+#: Connections of the requests' pool that no report takes: the catalogue and the operators shall not queue behind them.
+_RESERVED_CONNECTIONS: Final = 2
+#: How many requests may wait for each connection that computes reports, and for how long.
+_QUEUE_PER_PLACE: Final = 16
+_QUEUE_PATIENCE_S: Final = 1.0
 
 
 class _Duty(Protocol):
@@ -177,11 +186,15 @@ async def application(
     probe_redis = RedisClient(redis_url, timeout=settings.redis_timeout)
     probes = Probes(url, probe_redis)
     cache = ReportCache(redis)
-    catalog = Catalog(url, postgres, cache)
+    memory = Memory(max_bytes=settings.memory_cache_mb * 1024 * 1024)
+    catalog = Catalog(url, postgres, cache, memory)
+    places = max(1, settings.postgres_pool_size - _RESERVED_CONNECTIONS)
     runner = ReportRunner(
         catalog,
         cache,
+        memory,
         postgres,
+        Admission(places=places, queue=places * _QUEUE_PER_PLACE, patience_s=_QUEUE_PATIENCE_S),
         max_range_days=settings.max_report_range_days,
         max_fresh_days=settings.max_fresh_days,
         clock=clock,
@@ -207,7 +220,8 @@ async def application(
     await postgres.open()
     await catalog.start()
     try:
-        yield gateway.build(routes, deadline=settings.http_write_timeout)
+        whole = gateway.build(routes, deadline=settings.http_write_timeout)
+        yield Hits(whole, catalog, runner, prefix=f"{BASE_PATH}/reports/")
     finally:
         await catalog.stop()
         await probes.close()

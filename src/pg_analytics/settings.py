@@ -216,6 +216,12 @@ class Settings:
         "Longest wait for Redis before the request goes on without it.",
         default="100ms",
     )
+    memory_cache_mb: int = _setting(
+        "MEMORY_CACHE_MB",
+        partial(_parse_integer, minimum=0, maximum=65_536),
+        "Megabytes of answers that each process keeps in its own memory, in front of Redis. `0` keeps none.",
+        default="64",
+    )
     log_format: str = _setting(
         "LOG_FORMAT",
         partial(_parse_choice, choices=("auto", "text", "json")),

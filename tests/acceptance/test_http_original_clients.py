@@ -107,7 +107,7 @@ def test_every_report_runs_and_its_second_run_is_a_hit(client: httpx.Client, slu
     assert first["data"]["row_count"] == len(first["data"]["rows"]) > 0
     assert (first["data"]["cache_hit"], first["meta"]["cache_hit"]) == (False, False)
     assert (second["data"]["cache_hit"], second["meta"]["cache_hit"]) == (True, True)
-    assert (first["data"]["source_system"], second["data"]["source_system"]) == ("postgres", "redis")
+    assert (first["data"]["source_system"], second["data"]["source_system"]) == ("postgres", "memory")
     assert first["data"]["rows"] == second["data"]["rows"]
 
 

@@ -56,7 +56,7 @@ def proxy(own_redis: Server) -> Iterator[Proxy]:
 @pytest.fixture
 def start(database_url: str, proxy: Proxy, tmp_path: Path) -> Iterator[Starter]:
     """Starts processes that reach Redis by way of the proxy."""
-    starter = Starter({"DATABASE_URL": database_url, "REDIS_URL": proxy.url}, tmp_path)
+    starter = Starter({"DATABASE_URL": database_url, "REDIS_URL": proxy.url, "MEMORY_CACHE_MB": "0"}, tmp_path)
     yield starter
     starter.close()
 

@@ -9,6 +9,7 @@ from pg_analytics.postgres.pool import Connection, Postgres
 from pg_analytics.redis.client import RedisClient
 from pg_analytics.reports.cache import ReportCache
 from pg_analytics.reports.catalog import Catalog
+from pg_analytics.reports.memory import Memory
 from pg_analytics.windows import DayRange, Window
 from tests.conftest import Servers
 from tests.events import insert
@@ -36,7 +37,7 @@ async def catalog(database_url: str, servers: Servers) -> AsyncIterator[Catalog]
     within = timedelta(seconds=5)
     postgres = Postgres(database_url, size=1, timeout=within, name="test")
     redis = RedisClient(servers.redis_url, timeout=within)
-    catalog = Catalog(database_url, postgres, ReportCache(redis))
+    catalog = Catalog(database_url, postgres, ReportCache(redis), Memory(max_bytes=0))
     await postgres.open()
     await catalog.start()
     yield catalog
@@ -47,7 +48,8 @@ async def catalog(database_url: str, servers: Servers) -> AsyncIterator[Catalog]
 
 def told(catalog: Catalog) -> int | None:
     """The stale buckets of the day, as a hit would tell them."""
-    return catalog.stale_buckets("entity", DAYS, Window.DAY)
+    stale = catalog.stale_days("entity")
+    return None if stale is None else stale.count_buckets(DAYS, Window.DAY)
 
 
 async def until_told(connection: Connection, catalog: Catalog, stale_buckets: int) -> None:

@@ -21,7 +21,8 @@ T = TypeVar("T", bound=msgspec.Struct)
 
 MAX_BODY_BYTES: Final = 64 * 1024
 
-_ANNOUNCING_BODY: Final = (b"content-length", b"transfer-encoding")
+#: Headers without which a request has no body.
+ANNOUNCING_BODY: Final = (b"content-length", b"transfer-encoding")
 _DRAIN_BYTES: Final = 16 * 1024 * 1024
 _DRAIN_S: Final = 5
 _SHOWN_CHARACTERS: Final = 64
@@ -32,7 +33,7 @@ class Incoming:
 
     def __init__(self, scope: Scope, receive: Receive) -> None:
         self._receive = receive
-        self._unread = any(name in _ANNOUNCING_BODY for name, _ in scope["headers"])
+        self._unread = any(name in ANNOUNCING_BODY for name, _ in scope["headers"])
 
     async def receive(self) -> Message:
         """The next piece, as ASGI has it."""

@@ -27,6 +27,12 @@ _RAISE_TO: Final = """
 local known = tonumber(redis.call('GET', KEYS[1]) or '0')
 if known == nil or known < tonumber(ARGV[1]) then redis.call('SET', KEYS[1], ARGV[1]) end
 """
+_GET_OR_LEAD: Final = """
+local value = redis.call('GET', KEYS[1])
+if value then redis.call('EXPIRE', KEYS[1], ARGV[1]) return {value, 0} end
+if redis.call('SET', KEYS[2], ARGV[2], 'NX', 'PX', ARGV[3]) then return {false, 1} end
+return {false, 0}
+"""
 _RENEW_IF: Final = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('PEXPIRE', KEYS[1], ARGV[2]) end"
 _DELETE_IF: Final = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end"
 
@@ -66,6 +72,17 @@ class RedisClient:
     async def get(self, key: str) -> bytes | None:
         """The value of `key`; None if there is none, or no answer."""
         return cast("bytes | None", await self._guarded(self._redis.get(key), None))
+
+    async def get_or_lead(
+        self, key: str, lead_key: str, token: str, *, ttl_s: int, lead_ttl: timedelta
+    ) -> tuple[bytes | None, bool]:
+        """The value of `key`, which then lives for another `ttl_s` seconds; if there is none, whether `lead_key` was
+        free and holds `token` now. True also if Redis does not answer.
+        """
+        milliseconds = str(int(lead_ttl.total_seconds() * 1000))
+        asked = self._redis.eval(_GET_OR_LEAD, 2, key, lead_key, str(ttl_s), token, milliseconds)
+        value, leads = await self._guarded(asked, (None, 1))
+        return value, bool(leads)
 
     async def put(self, key: str, value: bytes, *, ttl_s: int) -> None:
         """Store `value` for `ttl_s` seconds."""

@@ -7,7 +7,9 @@ The hash covers the normalised parameters and the catalogue's epoch, which no ot
 """
 
 import hashlib
+import random
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Final
 
 import msgspec
@@ -19,6 +21,10 @@ from pg_analytics.reports.store import CatalogEntry
 #: `meta`, which is never empty, and of the envelope.
 _BODY_START: Final = b'{"data":{'
 _BODY_END: Final = b"}}"
+#: For how long the others leave a computation to one process that does not come back.
+_LEAD_TTL: Final = timedelta(seconds=5)
+_FROM_REDIS: Final = b'"source_system":"redis"'
+_FROM_MEMORY: Final = b'"source_system":"memory"'
 
 
 def version_key(slug: str) -> str:
@@ -26,16 +32,34 @@ def version_key(slug: str) -> str:
     return f"report:version:{slug}"
 
 
-def entry_key(entry: CatalogEntry, version: int, parameters: Mapping[str, object]) -> str:
-    """Where the answer to `parameters` (JSON-able, normalised: equal requests give equal ones) is kept."""
+def identity_of(entry: CatalogEntry, parameters: Mapping[str, object]) -> str:
+    """What a request asks of a report (JSON-able, normalised: equal requests give equal ones), in one word."""
     identity = msgspec.json.encode({"epoch": entry.cache_epoch, **parameters}, order="sorted")
-    return f"report:{entry.slug}:v{version}:{hashlib.sha256(identity).hexdigest()}"
+    return hashlib.sha256(identity).hexdigest()
+
+
+def entry_key(slug: str, version: int, identity: str) -> str:
+    """Where the answer of a version is kept."""
+    return f"report:{slug}:v{version}:{identity}"
 
 
 def with_meta(body: bytes, members: Mapping[str, object]) -> bytes:
     """`body` with more members at the end of its `meta`. Nothing of it is parsed: hits are many."""
     more = msgspec.json.encode(members)[1:-1]
     return b"".join((body.removesuffix(_BODY_END), b",", more, _BODY_END)) if more else body
+
+
+def from_memory(body: bytes) -> bytes:
+    """The body of a hit in Redis, as that of one in memory. Rows come before what says where they are from."""
+    before, _, after = body.rpartition(_FROM_REDIS)
+    return b"".join((before, _FROM_MEMORY, after))
+
+
+def took_ms(body: bytes) -> int:
+    """How long the answer took to compute."""
+    _, _, after = body.rpartition(b'"execution_ms":')
+    number = after.partition(b",")[0]
+    return int(number) if number.isdigit() else 0
 
 
 class ReportCache:
@@ -46,13 +70,25 @@ class ReportCache:
 
     async def get(self, key: str) -> bytes | None:
         """The body kept under `key`; None if there is none or Redis does not answer."""
-        body = await self._redis.get(key)
-        return body if body is not None and body.startswith(_BODY_START) and body.endswith(_BODY_END) else None
+        return _checked(await self._redis.get(key))
+
+    async def get_or_lead(self, key: str, leader: str, *, ttl_s: int) -> tuple[bytes | None, bool]:
+        """The body kept under `key`, for another `ttl_s` seconds; if there is none, whether `leader` is the one of all
+        processes who shall compute it now. So it is where Redis does not answer.
+        """
+        found, leads = await self._redis.get_or_lead(
+            key, f"{key}:leader", leader, ttl_s=_jittered(ttl_s), lead_ttl=_LEAD_TTL
+        )
+        body = _checked(found)
+        return body, leads or (body is None and found is not None)
+
+    async def give_up(self, key: str, leader: str) -> None:
+        """`leader` has computed what belongs under `key`, or could not."""
+        await self._redis.release(f"{key}:leader", leader)
 
     async def put(self, key: str, body: bytes, *, ttl_s: int) -> None:
-        """Keep `body` for `ttl_s` seconds; 0 keeps nothing."""
-        if ttl_s > 0:
-            await self._redis.put(key, body, ttl_s=ttl_s)
+        """Keep `body` for `ttl_s` seconds."""
+        await self._redis.put(key, body, ttl_s=_jittered(ttl_s))
 
     async def mirrored_version(self, slug: str) -> int:
         """The version that Redis knows of, 0 if none."""
@@ -63,3 +99,12 @@ class ReportCache:
         """Raise the mirrored versions to `versions`, never lower them."""
         for slug, version in versions.items():
             await self._redis.raise_to(version_key(slug), version)
+
+
+def _checked(body: bytes | None) -> bytes | None:
+    return body if body is not None and body.startswith(_BODY_START) and body.endswith(_BODY_END) else None
+
+
+def _jittered(ttl_s: int) -> int:
+    """A tenth shorter at most: what was put together shall not all go together."""
+    return max(1, ttl_s - int(random.random() * ttl_s / 10))  # noqa: S311 - nobody gains by guessing it

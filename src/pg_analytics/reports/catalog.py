@@ -31,10 +31,10 @@ from pg_analytics.postgres.pool import LOST, Connection, Postgres, lost
 from pg_analytics.reports import store
 from pg_analytics.reports.cache import ReportCache
 from pg_analytics.reports.definition import builtin_definitions
-from pg_analytics.reports.staleness import Staleness
+from pg_analytics.reports.memory import Memory
+from pg_analytics.reports.staleness import StaleDays, Staleness
 from pg_analytics.reports.store import CatalogEntry
 from pg_analytics.snapshots.rebuild import VERSIONS_CHANNEL
-from pg_analytics.windows import DayRange, Window
 
 _log: Final = structlog.get_logger(__name__)
 
@@ -64,10 +64,13 @@ async def install_builtin_reports(connection: Connection) -> None:
 class Catalog:
     """Looks reports up in memory while the lease holds."""
 
-    def __init__(self, url: str, postgres: Postgres, cache: ReportCache) -> None:
+    def __init__(self, url: str, postgres: Postgres, cache: ReportCache, memory: Memory) -> None:
         self._postgres = postgres
         self._cache = cache
+        self._memory = memory
         self._entries: dict[str, CatalogEntry] = {}
+        #: The entries but for their versions: the same objects until something else of them changes.
+        self._shapes: dict[str, CatalogEntry] = {}
         self._staleness = Staleness(lifetime_s=LEASE_S)
         self._lease_ends = 0.0
         self._lost = False
@@ -100,9 +103,18 @@ class Catalog:
             raise lost()
         raise not_found("report")
 
-    def stale_buckets(self, rollup: str, covers: DayRange, window: Window) -> int | None:
-        """How many buckets of `covers` have changes that no rebuild has seen; None if that is not known."""
-        return self._staleness.count_buckets(rollup, covers, window)
+    def current_version(self, slug: str) -> int | None:
+        """The version of the report `slug`, if it is known without asking anybody."""
+        entry = self._entries.get(slug) if self._leased() else None
+        return None if entry is None else entry.version
+
+    def shape(self, slug: str) -> CatalogEntry | None:
+        """The report `slug` but for its version: another object once anything else of it has changed."""
+        return self._shapes.get(slug)
+
+    def stale_days(self, rollup: str) -> StaleDays | None:
+        """Days with changes that no rebuild has seen, the same object while they stay the same; None if not known."""
+        return self._staleness.known(rollup)
 
     def _leased(self) -> bool:
         return time.monotonic() < self._lease_ends
@@ -136,6 +148,13 @@ class Catalog:
         self._entries = {
             slug: replace(entry, version=max(entry.version, self._version_of(entry))) for slug, entry in entries.items()
         }
+        shapes = {slug: replace(entry, version=0) for slug, entry in entries.items()}
+        if shapes != self._shapes:
+            self._shapes = {
+                slug: known if (known := self._shapes.get(slug)) == shape else shape for slug, shape in shapes.items()
+            }
+        for entry in self._entries.values():
+            self._memory.forget_older(entry.slug, entry.version)
         self._lease_ends = max(self._lease_ends, started + LEASE_S)
 
     def _version_of(self, entry: CatalogEntry) -> int:

@@ -12,6 +12,7 @@ from pg_analytics.http.params import OFFSET, Choice, Integer, Query, Text
 from pg_analytics.postgres.pool import Postgres
 from pg_analytics.reports import store
 from pg_analytics.reports.definition import builtin_definitions
+from pg_analytics.reports.hits import accepts_gzip, caching_headers, is_known, negotiated
 from pg_analytics.reports.run import ReportRunner
 
 SEARCH: Final = Text("search", None)
@@ -62,12 +63,26 @@ def routes(postgres: Postgres, runner: ReportRunner) -> list[BaseRoute]:
         )
 
     async def run_report(request: Request) -> Response:
-        answer = await runner.run(request.path_params["slug"], Query(request.scope["query_string"]))
-        caching = f"max-age={answer.max_age_s}" if answer.max_age_s else "no-store"
-        return envelope.rendered(answer.body, headers={"Cache-Control": caching})
+        asked, known = await runner.resolve(request.path_params["slug"], request.scope["query_string"])
+        ttl_s = known.entry.cache_ttl_seconds
+        if_none_match = request.headers.get("if-none-match")
+        if if_none_match is not None and ttl_s and not known.degraded and not asked.asked.fresh:
+            tag = asked.tag(known.entry.version)
+            if is_known(tag, if_none_match.encode("latin-1")):
+                return _response(304, b"", caching_headers(tag, ttl_s, 0))
+        answer = await runner.answer(asked, known)
+        gzip = accepts_gzip(request.headers.get("accept-encoding", "").encode("latin-1"))
+        body, described = negotiated(answer.told, gzip=gzip)
+        return _response(200, body, [*described, *caching_headers(answer.tag, answer.max_age_s, answer.age_s)])
 
     return [
         Route("/reports", list_reports),
         Route("/reports/{slug}", get_report),
         Route("/reports/{slug}/run", run_report),
     ]
+
+
+def _response(status: int, body: bytes, headers: list[tuple[bytes, bytes]]) -> Response:
+    response = Response(body, status_code=status)
+    response.raw_headers = headers
+    return response

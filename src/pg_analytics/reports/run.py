@@ -1,13 +1,15 @@
-"""Running a report: version first, then the cache, then PostgreSQL, and the answer stored under that version.
+"""Running a report: version first, then memory, Redis and PostgreSQL, and the answer kept under that version.
 
-A fresh answer goes past the cache both ways: it is of one moment, which no version names.
+A fresh answer goes past the caches both ways: it is of one moment, which no version names.
 """
 
+import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Any
+from datetime import UTC, date, datetime
+from typing import Any, Final
+from uuid import uuid4
 
 import msgspec
 
@@ -16,19 +18,60 @@ from pg_analytics.http import envelope
 from pg_analytics.http.params import Query
 from pg_analytics.postgres.pool import Postgres, lost
 from pg_analytics.reports import parameters, store
-from pg_analytics.reports.cache import ReportCache, entry_key, with_meta
+from pg_analytics.reports.admission import Admission
+from pg_analytics.reports.cache import ReportCache, entry_key, from_memory, identity_of, with_meta
 from pg_analytics.reports.catalog import Catalog, Known
 from pg_analytics.reports.definition import ReportDefinition, builtin_definitions
-from pg_analytics.reports.parameters import RunParameters
-from pg_analytics.reports.store import ReportRows
+from pg_analytics.reports.flights import Flights
+from pg_analytics.reports.memory import Kept, Memory, Told
+from pg_analytics.reports.parameters import DATE_TO, RunParameters
+from pg_analytics.reports.staleness import StaleDays
+from pg_analytics.reports.store import CatalogEntry, ReportRows
+
+#: Requests whose meaning is kept in mind, and the longest query string of one.
+_REMEMBERED: Final = 10_000
+_REMEMBERED_BYTES: Final = 512
+#: How long a process waits for another one that computes the same answer, and how often it looks.
+_FLEET_PATIENCE_S: Final = 2.0
+_FLEET_LOOK_S: Final = 0.025
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What a question means. Equal requests have one `identity`. It means so for as long as the report's `shape` in the
+    catalogue stays, and, where it does not say until when (`today`), the day.
+    """
+
+    slug: str
+    definition: ReportDefinition
+    shape: CatalogEntry
+    asked: RunParameters
+    identity: str
+    today: date | None
+
+    def tag(self, version: int) -> bytes:
+        """The entity tag, but for its `W/`, of the answer of `version`: rows and all that stays true of them."""
+        return b'"%d-%b"' % (version, self.identity[:32].encode())
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The JSON body of a report, and for how many seconds a client may keep it."""
+    """An answer. `max_age_s` is for how many seconds it may be kept from the moment that was `age_s` ago; None: not at
+    all, and then it has no `tag`.
+    """
 
-    body: bytes
-    max_age_s: int
+    told: Told
+    tag: bytes | None = None
+    max_age_s: int | None = None
+    age_s: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Computed:
+    """What a flight brought: the body of a hit, and, if it comes from PostgreSQL, that of the answer itself."""
+
+    hit: bytes
+    answer: bytes | None = None
 
 
 class ReportRunner:
@@ -38,7 +81,9 @@ class ReportRunner:
         self,
         catalog: Catalog,
         cache: ReportCache,
+        memory: Memory,
         postgres: Postgres,
+        admission: Admission,
         *,
         max_range_days: int,
         max_fresh_days: int,
@@ -47,73 +92,155 @@ class ReportRunner:
         """`max_fresh_days` bounds how many days' events a fresh answer may count."""
         self._catalog = catalog
         self._cache = cache
+        self._memory = memory
         self._postgres = postgres
+        self._admission = admission
         self._max_range_days = max_range_days
         self._max_fresh_days = max_fresh_days
         self._clock = clock
+        self._flights: Flights[_Computed] = Flights()
+        self._questions: dict[tuple[str, bytes], Question] = {}
+        self._renewals: set[asyncio.Task[None]] = set()
 
-    async def run(self, slug: str, query: Query) -> Answer:
-        """The answer to `query`; `ServiceError` 404, 400, 422 when there is too much to count for a fresh answer, or
-        503 when PostgreSQL is lost and the answer is not cached.
+    def recall(self, slug: str, query: bytes) -> Question | None:
+        """What a request means, if it came before and means the same today."""
+        question = self._questions.get((slug, query))
+        if question is None or question.shape is not self._catalog.shape(slug):
+            return None
+        return question if question.today is None or question.today == self._clock().date() else None
+
+    def recent(self, question: Question, version: int) -> tuple[Kept, int] | None:
+        """The answer of `version` in memory, and how many seconds ago its time to live began: no query, no wait."""
+        kept = self._memory.get(question.slug, version, question.identity)
+        if kept is None:
+            return None
+        age_s = time.monotonic() - kept.since
+        if age_s > question.shape.cache_ttl_seconds:
+            # Its version is current, so it is right: another life, in Redis too.
+            kept.since, age_s = time.monotonic(), 0.0
+            self._renew(question, version, kept)
+        return kept, int(age_s)
+
+    def tell(self, question: Question, kept: Kept) -> Told:
+        """The answer as it is true at this moment."""
+        stale = self._catalog.stale_days(question.definition.rollup)
+        if kept.told is not None and kept.moment is stale:
+            return kept.told
+        return kept.tell(_momentary(question, stale), stale)
+
+    async def resolve(self, slug: str, query: bytes) -> tuple[Question, Known]:
+        """What a request means, and what is known of its report; `ServiceError` 404, 400, or 503 when PostgreSQL is
+        lost and nothing is known.
         """
         known = await self._catalog.lookup(slug)
+        if (recalled := self.recall(slug, query)) is not None:
+            return recalled, known
         definition = builtin_definitions().get(slug)
-        if definition is None:
+        shape = self._catalog.shape(slug)
+        if definition is None or shape is None:
             raise not_found("report")
-        asked = parameters.read(query, definition, known.entry, now=self._clock(), max_days=self._max_range_days)
-        return await (self._fresh if asked.fresh else self._cached)(known, definition, asked)
+        given, now = Query(query), self._clock()
+        asked = parameters.read(given, definition, known.entry, now=now, max_days=self._max_range_days)
+        today = now.date() if given.value(DATE_TO) is None else None
+        question = Question(slug, definition, shape, asked, identity_of(known.entry, asked.identity()), today)
+        if len(query) <= _REMEMBERED_BYTES:
+            if len(self._questions) >= _REMEMBERED:
+                del self._questions[next(iter(self._questions))]
+            self._questions[slug, query] = question
+        return question, known
 
-    async def _cached(self, known: Known, definition: ReportDefinition, asked: RunParameters) -> Answer:
-        """What the snapshots say, from the cache where it is there."""
-        key = entry_key(known.entry, await self._version(known), asked.identity())
-        ttl_s = known.entry.cache_ttl_seconds
-        hit = await self._cache.get(key) if ttl_s > 0 else None
+    async def answer(self, question: Question, known: Known) -> Answer:
+        """The answer; `ServiceError` 422 when there is too much to count for a fresh one, or 503 when PostgreSQL is
+        lost or has too much to do and the answer is not cached.
+        """
+        return await (self._fresh if question.asked.fresh else self._cached)(question, known)
+
+    async def _cached(self, question: Question, known: Known) -> Answer:
+        """What the snapshots say, from the nearest cache that has it."""
         if known.degraded:
-            if hit is None:
-                raise lost()
-            return Answer(with_meta(hit, {"degraded": True}), 0)
-        if hit is not None:
-            stale_buckets = self._catalog.stale_buckets(definition.rollup, asked.days, asked.window)
-            return Answer(with_meta(hit, _told(stale_buckets)), ttl_s)
-        data, found = await self._compute(definition, asked)
-        meta = _meta(asked, found)
-        hit = envelope.body(data | {"cache_hit": True, "source_system": "redis"}, meta | {"cache_hit": True})
-        await self._cache.put(key, hit, ttl_s=ttl_s)
-        return Answer(_body_from_postgres(data, meta | _told(found.stale_buckets)), ttl_s)
+            return Answer(await self._degraded(question, known))
+        version, ttl_s = known.entry.version, known.entry.cache_ttl_seconds
+        if ttl_s == 0:
+            data, meta, momentary = await self._compute(question)
+            return Answer(Told(_body_from_postgres(data, meta | momentary)))
+        if (found := self.recent(question, version)) is not None:
+            kept, age_s = found
+            return Answer(self.tell(question, kept), kept.tag, ttl_s, age_s)
+        key = entry_key(question.slug, version, question.identity)
+        computed = await self._flights.join(key, lambda: self._fetch(question, version, key, ttl_s))
+        stale = self._catalog.stale_days(question.definition.rollup)
+        body = computed.answer or with_meta(computed.hit, _momentary(question, stale))
+        return Answer(Told(body), question.tag(version), ttl_s)
 
-    async def _fresh(self, known: Known, definition: ReportDefinition, asked: RunParameters) -> Answer:
+    async def _fetch(self, question: Question, version: int, key: str, ttl_s: int) -> _Computed:
+        """From Redis, from whoever computes it already, or from PostgreSQL."""
+        hit, leader = await self._follow(key, ttl_s)
+        if hit is not None:
+            self._memory.put(question.slug, version, question.identity, question.tag(version), hit)
+            return _Computed(hit)
+        try:
+            data, meta, momentary = await self._compute(question)
+            hit = envelope.body(data | {"cache_hit": True, "source_system": "redis"}, meta | {"cache_hit": True})
+            self._memory.put(question.slug, version, question.identity, question.tag(version), hit)
+            await self._cache.put(key, hit, ttl_s=ttl_s)
+        finally:
+            await self._cache.give_up(key, leader)
+        return _Computed(hit, _body_from_postgres(data, meta | momentary))
+
+    async def _follow(self, key: str, ttl_s: int) -> tuple[bytes | None, str]:
+        """The body under `key` once another process has put it there, or the word under which we are to do that."""
+        leader = uuid4().hex
+        waits_until = time.monotonic() + _FLEET_PATIENCE_S
+        while True:
+            hit, leading = await self._cache.get_or_lead(key, leader, ttl_s=ttl_s)
+            if hit is not None or leading or time.monotonic() >= waits_until:
+                return hit, leader
+            await asyncio.sleep(_FLEET_LOOK_S)
+
+    async def _degraded(self, question: Question, known: Known) -> Told:
+        """What was the answer when PostgreSQL was there last, until its time is up: of the version that Redis knows of,
+        since another process may have heard of a newer one.
+        """
+        mirrored = await self._cache.mirrored_version(question.slug)
+        kept = self._memory.get(question.slug, mirrored, question.identity)
+        if kept is not None and time.monotonic() - kept.since <= known.entry.cache_ttl_seconds:
+            return Told(with_meta(from_memory(kept.hit), {"degraded": True}))
+        version = max(known.entry.version, mirrored)
+        hit = await self._cache.get(entry_key(question.slug, version, question.identity))
+        if hit is None:
+            raise lost()
+        return Told(with_meta(hit, {"degraded": True}))
+
+    async def _fresh(self, question: Question, known: Known) -> Answer:
         """What the events say at this moment."""
         if known.degraded:
             raise lost()
-        data, found = await self._compute(definition, asked, max_fresh_days=self._max_fresh_days)
-        if found.fresh_days is not None and found.fresh_days > self._max_fresh_days:
-            raise _too_stale(found.fresh_days, self._max_fresh_days)
-        meta = _meta(asked, found) | _told(found.stale_buckets) | {"fresh": True}
-        return Answer(_body_from_postgres(data, meta), 0)
-
-    async def _version(self, known: Known) -> int:
-        """The version to answer from. With PostgreSQL lost, another process may have known a newer one."""
-        if not known.degraded:
-            return known.entry.version
-        return max(known.entry.version, await self._cache.mirrored_version(known.entry.slug))
+        data, meta, momentary = await self._compute(question, max_fresh_days=self._max_fresh_days)
+        return Answer(Told(_body_from_postgres(data, meta | momentary | {"fresh": True})))
 
     async def _compute(
-        self, definition: ReportDefinition, asked: RunParameters, *, max_fresh_days: int | None = None
-    ) -> tuple[dict[str, Any], ReportRows]:
-        """What PostgreSQL answers, and `data` made of it, but for where it comes from."""
-        started = time.perf_counter()
-        async with self._postgres.connection() as connection:
-            found = await store.run_report(
-                connection,
-                definition,
-                asked.breakdown,
-                days=asked.days,
-                window=asked.window,
-                limit=asked.limit,
-                offset=asked.offset,
-                filters=list(asked.filters.values()),
-                max_fresh_days=max_fresh_days,
-            )
+        self, question: Question, *, max_fresh_days: int | None = None
+    ) -> tuple[dict[str, Any], dict[str, Any], dict[str, int]]:
+        """What PostgreSQL answers: `data` but for where it comes from, `meta` for as long as the version holds, and
+        what is true of this moment.
+        """
+        asked, definition = question.asked, question.definition
+        async with self._admission.place():
+            started = time.perf_counter()
+            async with self._postgres.connection() as connection:
+                found = await store.run_report(
+                    connection,
+                    definition,
+                    asked.breakdown,
+                    days=asked.days,
+                    window=asked.window,
+                    limit=asked.limit,
+                    offset=asked.offset,
+                    filters=list(asked.filters.values()),
+                    max_fresh_days=max_fresh_days,
+                )
+        if max_fresh_days is not None and found.fresh_days is not None and found.fresh_days > max_fresh_days:
+            raise _too_stale(found.fresh_days, max_fresh_days)
         data = {
             "report_slug": definition.slug,
             "window": asked.window.value,
@@ -124,7 +251,13 @@ class ReportRunner:
             "row_count": found.row_count,
             "execution_ms": round((time.perf_counter() - started) * 1000),
         }
-        return data, found
+        return data, _meta(asked, found), _told(found.stale_buckets)
+
+    def _renew(self, question: Question, version: int, kept: Kept) -> None:
+        key = entry_key(question.slug, version, question.identity)
+        task = asyncio.create_task(self._cache.put(key, kept.hit, ttl_s=question.shape.cache_ttl_seconds))
+        self._renewals.add(task)
+        task.add_done_callback(self._renewals.discard)
 
 
 def _body_from_postgres(data: dict[str, Any], meta: dict[str, Any]) -> bytes:
@@ -140,6 +273,11 @@ def _meta(asked: RunParameters, found: ReportRows) -> dict[str, Any]:
     if found.retained_from is not None:
         meta["retained_from"] = found.retained_from
     return meta
+
+
+def _momentary(question: Question, stale: StaleDays | None) -> dict[str, int]:
+    """What is true of an answer at this moment only."""
+    return _told(None if stale is None else stale.count_buckets(question.asked.days, question.asked.window))
 
 
 def _told(stale_buckets: int | None) -> dict[str, int]:

@@ -76,12 +76,9 @@ class Staleness:
                 for rollup, days in look.listed.items()
             }
 
-    def count_buckets(self, rollup: str, covers: DayRange, window: Window) -> int | None:
-        """How many buckets of `covers` are stale; None if that is not known."""
-        stale = self._stale.get(rollup)
-        if stale is None or time.monotonic() >= self._known_until:
-            return None
-        return stale.count_buckets(covers, window)
+    def known(self, rollup: str) -> StaleDays | None:
+        """The stale days of `rollup`, the same object for as long as they stay the same; None if they are not known."""
+        return self._stale.get(rollup) if time.monotonic() < self._known_until else None
 
 
 @dataclass(frozen=True, slots=True)

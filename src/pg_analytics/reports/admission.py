@@ -1,0 +1,47 @@
+"""Who may ask PostgreSQL for a report: a few at a time, some who wait for a moment, and no more.
+
+A server that takes on more than it can do answers everybody late, and in the end nobody. Here those who are let in find
+PostgreSQL as quick as ever; the others are told at once, or after a short wait, to come back.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from pg_analytics.errors import unavailable
+
+
+class Admission:
+    """Places, and a short queue for them."""
+
+    def __init__(self, *, places: int, queue: int, patience_s: float) -> None:
+        """At most `places` at once; at most `queue` wait for one, each for at most `patience_s` seconds."""
+        self._places = asyncio.Semaphore(places)
+        self._queue = queue
+        self._patience_s = patience_s
+        self._waiting = 0
+
+    @asynccontextmanager
+    async def place(self) -> AsyncIterator[None]:
+        """A place for the length of a block. `ServiceError` (503) when there is none to be had."""
+        await self._enter()
+        try:
+            yield
+        finally:
+            self._places.release()
+
+    async def _enter(self) -> None:
+        if self._waiting >= self._queue and self._places.locked():
+            raise _overloaded()
+        self._waiting += 1
+        try:
+            async with asyncio.timeout(self._patience_s):
+                await self._places.acquire()
+        except TimeoutError:
+            raise _overloaded() from None
+        finally:
+            self._waiting -= 1
+
+
+def _overloaded() -> Exception:
+    return unavailable("more reports are asked for than can be computed at once; try again in a moment")

@@ -1,0 +1,135 @@
+"""The shortest way to an answer that this process has in memory: in front of everything else, and past it.
+
+A cached answer shall cost what it costs to hand bytes to a socket, so nothing is parsed or built here that was parsed
+or built before: the query string is known, and so is the body. Whatever is not so goes on to the whole application,
+which answers in the same words.
+"""
+
+import time
+from functools import lru_cache
+from typing import Final
+
+import structlog
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from pg_analytics.http.body import ANNOUNCING_BODY
+from pg_analytics.http.gateway import new_request_id, sane_request_id
+from pg_analytics.reports.catalog import Catalog
+from pg_analytics.reports.memory import Kept, Told
+from pg_analytics.reports.run import Question, ReportRunner
+
+_log: Final = structlog.get_logger(__name__)
+
+#: Hits are not logged one by one, but counted; the count is logged at most once in so many seconds.
+_COUNT_S: Final = 10.0
+#: For how many seconds longer than an answer lives a client's cache may use it: while it asks anew, and while we fail.
+_WHILE_REVALIDATING_S: Final = 30
+_IF_ERROR_S: Final = 3600
+_NO_STORE: Final = (b"cache-control", b"no-store")
+_VARY: Final = (b"vary", b"accept-encoding")
+_NO_BODY: Final[Message] = {"type": "http.response.body", "body": b""}
+
+
+def caching_headers(tag: bytes | None, max_age_s: int | None, age_s: int) -> list[tuple[bytes, bytes]]:
+    """What caches on the way are told. `tag`, without its `W/`, is that of the answer; None: it is not to be kept."""
+    if tag is None or max_age_s is None:
+        return [_NO_STORE, _VARY]
+    return [(b"etag", b"W/" + tag), _cache_control(max_age_s), _VARY, (b"age", b"%d" % age_s)]
+
+
+@lru_cache(maxsize=256)
+def _cache_control(max_age_s: int) -> tuple[bytes, bytes]:
+    control = f"max-age={max_age_s}, stale-while-revalidate={_WHILE_REVALIDATING_S}, stale-if-error={_IF_ERROR_S}"
+    return b"cache-control", control.encode()
+
+
+def is_known(tag: bytes, if_none_match: bytes) -> bool:
+    """Whether a client that sends `If-None-Match` has the answer already."""
+    return tag in if_none_match or if_none_match.strip() == b"*"
+
+
+@lru_cache(maxsize=256)
+def accepts_gzip(accept_encoding: bytes) -> bool:
+    """Whether a client takes gzip, by its `Accept-Encoding`."""
+    weights = {}
+    for part in accept_encoding.lower().split(b","):
+        name, _, parameter = part.partition(b";")
+        weights[name.strip()] = parameter.replace(b" ", b"").removeprefix(b"q=").rstrip(b"0.") != b"" or not parameter
+    return weights.get(b"gzip", weights.get(b"*", False))
+
+
+class Hits:
+    """Answers from memory, and hands on what is not there."""
+
+    def __init__(self, application: ASGIApp, catalog: Catalog, runner: ReportRunner, *, prefix: str) -> None:
+        """`prefix` is the path below which reports lie, such as `/api/v1/reports/`."""
+        self._application = application
+        self._catalog = catalog
+        self._runner = runner
+        self._prefix = prefix
+        self._count = 0
+        self._count_since = time.monotonic()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer, or hand on."""
+        answer = self._answer(scope) if scope["type"] == "http" else None
+        if answer is None:
+            await self._application(scope, receive, send)
+            return
+        start, body = answer
+        self._count += 1
+        if time.monotonic() - self._count_since >= _COUNT_S:
+            self._log_count()
+        await send(start)
+        await send(body)
+
+    def _find(self, scope: Scope) -> tuple[Question, Kept, int] | None:
+        """What is asked for, and its answer and age, if the answer is in memory and known to be current."""
+        path: str = scope["path"]
+        if not path.startswith(self._prefix) or not path.endswith("/run") or scope["method"] not in {"GET", "HEAD"}:
+            return None
+        question = self._runner.recall(path[len(self._prefix) : -len("/run")], scope["query_string"])
+        if question is None or question.asked.fresh:
+            return None
+        version = self._catalog.current_version(question.slug)
+        found = None if version is None else self._runner.recent(question, version)
+        return None if found is None else (question, *found)
+
+    def _answer(self, scope: Scope) -> tuple[Message, Message] | None:
+        """The two messages of the answer, if there is one here."""
+        found = self._find(scope)
+        if found is None:
+            return None
+        question, kept, age_s = found
+        request_id, gzip, not_modified = b"", False, False
+        for name, value in scope["headers"]:
+            if name == b"x-request-id":
+                request_id = sane_request_id(value)
+            elif name == b"accept-encoding":
+                gzip = accepts_gzip(value)
+            elif name == b"if-none-match":
+                not_modified = not_modified or is_known(kept.tag, value)
+            elif name in ANNOUNCING_BODY:
+                return None  # somebody has to take it in
+        sent = caching_headers(kept.tag, question.shape.cache_ttl_seconds, age_s)
+        sent.append((b"x-request-id", request_id or new_request_id()))
+        if not_modified:
+            return {"type": "http.response.start", "status": 304, "headers": sent}, _NO_BODY
+        body, described = negotiated(self._runner.tell(question, kept), gzip=gzip)
+        start = {"type": "http.response.start", "status": 200, "headers": described + sent}
+        return start, _NO_BODY if scope["method"] == "HEAD" else {"type": "http.response.body", "body": body}
+
+    def _log_count(self) -> None:
+        now = time.monotonic()
+        _log.info("hits", count=self._count, during_s=round(now - self._count_since, 1))
+        self._count, self._count_since = 0, now
+
+
+def negotiated(told: Told, *, gzip: bool) -> tuple[bytes, list[tuple[bytes, bytes]]]:
+    """The body for a client that takes gzip or does not, and the headers that describe it."""
+    compressed = told.compressed() if gzip else None
+    body = told.body if compressed is None else compressed
+    described = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+    if compressed is not None:
+        described.append((b"content-encoding", b"gzip"))
+    return body, described
