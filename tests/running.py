@@ -84,7 +84,7 @@ class Service(Command):
         self.http.close()
         if self.process.poll() is None:
             self.terminate()
-        assert not re.search(r'"event": "[a-z_]*defect"', self.log()), self.log()
+        assert not re.search(r'"event":"[a-z_]*defect"', self.log()), self.log()
 
     def report(self, slug: str, **parameters: object) -> Any:
         """The whole envelope of a report run."""

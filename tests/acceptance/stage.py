@@ -39,7 +39,7 @@ _SETTINGS: Final = {
     "POSTGRES_TIMEOUT": "1s",
 }
 #: Errors of an attempt that no lost connection explains: the protocol should have kept rebuilds apart.
-_DEFECT: Final = re.compile(r'"event": "\w*defect"|"error": "(\w*Violation\w*|Deadlock\w*)')
+_DEFECT: Final = re.compile(r'"event":"\w*defect"|"error":"(\w*Violation\w*|Deadlock\w*)')
 _EMPTY: Final = f"""
     TRUNCATE analytics_events, event_sources, event_changes, rollup_source_status, rollup_entity, snapshot_buckets,
         recompute_runs, audit_entries;

@@ -183,7 +183,7 @@ async def test_a_worker_frozen_beyond_its_lease_writes_nothing_when_it_thaws(
     assert service.run(run_id)["attempt"] == 2
     await assert_all_is_well(observer, service, run_id, "rescued")
     assert frozen.process.poll() is None
-    assert '"event": "run_completed"' not in frozen.log()
+    assert '"event":"run_completed"' not in frozen.log()
 
 
 async def test_a_worker_that_stays_frozen_holds_nobody_up_for_long(

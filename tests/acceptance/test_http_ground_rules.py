@@ -204,7 +204,7 @@ async def test_a_defect_is_told_to_the_log_and_not_to_the_caller(
         error = failed(answer, "internal_error")
         assert error["message"] == f"internal error; request id {request_id}"
         assert error["details"] == {"request_id": request_id}
-        [defect] = [line for line in service.log().splitlines() if '"event": "defect"' in line and request_id in line]
+        [defect] = [line for line in service.log().splitlines() if '"event":"defect"' in line and request_id in line]
         assert cause in json.loads(defect)["exception"][0]["exc_value"]
     assert KEY not in service.log()
     assert succeeded(listed)["data"] == []

@@ -4,7 +4,6 @@ They are a module of their own because importing the service takes half a second
 Whatever keeps them from their work and a person can mend becomes one line; a defect keeps its traceback.
 """
 
-import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
@@ -13,6 +12,7 @@ from datetime import date
 from typing import Any, TypeVar
 
 import asyncpg
+import uvloop
 
 from pg_analytics import app, logs
 from pg_analytics import settings as settings_module
@@ -140,7 +140,7 @@ def one_line_errors() -> Iterator[None]:
 def _perform(work: Callable[[Settings], Coroutine[Any, Any, T]]) -> T:
     settings = configure()
     with one_line_errors():
-        return asyncio.run(work(settings))
+        return uvloop.run(work(settings))
 
 
 @asynccontextmanager

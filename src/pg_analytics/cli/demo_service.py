@@ -8,7 +8,6 @@ ends by itself within seconds. Only `kill -9` leaves something behind, the file 
 and the servers recover.
 """
 
-import asyncio
 import os
 import secrets
 import shlex
@@ -21,6 +20,8 @@ from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Final
+
+import uvloop
 
 from pg_analytics import app
 from pg_analytics import settings as settings_module
@@ -54,7 +55,7 @@ def run(folder: Path, *, port: int | None, fresh: bool) -> None:
         settings_module.require_management_key(settings)
         settings = _with_servers(settings, folder, started, fresh=fresh)
         started.enter_context(_told_database(settings, folder))
-        asyncio.run(app.serve(settings, on_ready=lambda: _welcome(settings, folder, own_key=own_key)))
+        uvloop.run(app.serve(settings, on_ready=lambda: _welcome(settings, folder, own_key=own_key)))
     output.notice("the demo has stopped")
 
 

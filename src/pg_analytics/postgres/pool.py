@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import timedelta
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
 import asyncpg
@@ -20,6 +21,7 @@ if TYPE_CHECKING:  # asyncpg's classes are generic in its stubs only
     from asyncpg.pool import PoolConnectionProxy
 
     Connection = asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]
+    _Pool = asyncpg.Pool[asyncpg.Record]
 else:
     Connection = asyncpg.Connection
 
@@ -128,32 +130,65 @@ class Postgres:
         except TimeoutError:
             pool.terminate()
 
-    @asynccontextmanager
-    async def connection(self) -> AsyncIterator[Connection]:
-        """Borrow a connection. `ServiceError` (503) when PostgreSQL is lost, before or during the block."""
-        try:
-            async with self.borrowed() as connection:
-                yield connection
-        except LOST as error:
-            if isinstance(error, asyncpg.DataError):
-                raise
-            _log.warning("postgres_lost", error=describe(error))
-            raise lost() from error
+    def connection(self) -> "_Loan":
+        """Borrow a connection for a block. `ServiceError` (503) when PostgreSQL is lost, before or during it."""
+        return _Loan(self._pool, self._timeout_s, told_as_lost=True)
 
-    @asynccontextmanager
-    async def borrowed(self) -> AsyncIterator[Connection]:
-        """Borrow a connection, with the driver's own errors (for workers, which tell them apart)."""
-        if self._pool is None:
-            raise ConnectionError("the pool is closed")
-        async with self._pool.acquire(timeout=self._timeout_s) as connection:
-            try:
-                yield connection
-            except (TimeoutError, asyncio.CancelledError):
+    def borrowed(self) -> "_Loan":
+        """Borrow a connection for a block, with the driver's own errors (for workers, which tell them apart)."""
+        return _Loan(self._pool, self._timeout_s, told_as_lost=False)
+
+
+class _Loan:
+    """A connection for the length of a block. A class, since every report passes here: two generators cost more than
+    what they do.
+    """
+
+    __slots__ = ("_connection", "_pool", "_timeout_s", "_told_as_lost")
+
+    def __init__(self, pool: "_Pool | None", timeout_s: float, *, told_as_lost: bool) -> None:
+        self._pool = pool
+        self._timeout_s = timeout_s
+        self._told_as_lost = told_as_lost
+
+    async def __aenter__(self) -> Connection:
+        try:
+            if self._pool is None:
+                raise ConnectionError("the pool is closed")
+            self._connection = await self._pool.acquire(timeout=self._timeout_s)
+        except LOST as error:
+            self._tell(error)
+            raise
+        return self._connection
+
+    async def __aexit__(
+        self, _kind: type[BaseException] | None, error: BaseException | None, _where: TracebackType | None
+    ) -> None:
+        if error is None:
+            await self._give_back()
+            return
+        try:
+            if isinstance(error, TimeoutError | asyncio.CancelledError):
                 # A statement was left half-way, and the driver has asked the server to cancel it. One that lives does
                 # so, and lets go of its locks; one that is hung is left to its own time limits after a moment.
                 with suppress(Exception):
-                    await connection.close(timeout=_CANCEL_PATIENCE_S)
-                raise
+                    await self._connection.close(timeout=_CANCEL_PATIENCE_S)
+        finally:
+            await self._give_back()
+        self._tell(error)
+
+    async def _give_back(self) -> None:
+        assert self._pool is not None  # noqa: S101 - it lent the connection
+        try:
+            await self._pool.release(self._connection)
+        except LOST as error:
+            self._tell(error)
+            raise
+
+    def _tell(self, error: BaseException) -> None:
+        if self._told_as_lost and isinstance(error, LOST) and not isinstance(error, asyncpg.DataError):
+            _log.warning("postgres_lost", error=describe(error))
+            raise lost() from error
 
 
 @asynccontextmanager

@@ -82,8 +82,12 @@ class ReportCache:
         body = _checked(found)
         return body, leads or (body is None and found is not None)
 
+    async def settle(self, key: str, leader: str, body: bytes, *, ttl_s: int) -> None:
+        """What `leader` has computed: keep it for `ttl_s` seconds."""
+        await self._redis.put_and_release(key, body, f"{key}:leader", leader, ttl_s=_jittered(ttl_s))
+
     async def give_up(self, key: str, leader: str) -> None:
-        """`leader` has computed what belongs under `key`, or could not."""
+        """`leader` could not compute what belongs under `key`."""
         await self._redis.release(f"{key}:leader", leader)
 
     async def put(self, key: str, body: bytes, *, ttl_s: int) -> None:

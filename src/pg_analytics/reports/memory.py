@@ -2,9 +2,9 @@
 
 What an answer is worth is what it would cost without it: how often it was asked for, times how long it takes to
 compute, per byte. When there is no more room, all are weighed, the least valuable tenth of the bytes leaves, and the
-counts of the others are halved, so that yesterday's favourite does not stay for ever. A weighing costs time in
-proportion to the answers that are kept, and happens once for each tenth of the bytes that comes in, so an answer's
-share of it is small.
+counts of the others are halved, so that yesterday's favourite does not stay for ever, however slow it was. A weighing
+costs time in proportion to the answers that are kept, and happens once for each tenth of the bytes that comes in, so an
+answer's share of it is small.
 
 An answer belongs to a version of its report. When that moves on, all answers of older versions leave at once.
 """
@@ -53,7 +53,7 @@ class Kept:
     tag: bytes
     hit: bytes
     since: float
-    asked: int = 1
+    asked: float = 1.0
     told: Told | None = None
     moment: object = None
 
@@ -131,7 +131,7 @@ class Memory:
             self._remove(report, key)
         for report in self._reports.values():
             for kept in report.answers.values():
-                kept.asked = (kept.asked + 1) // 2
+                kept.asked /= 2
 
     def _remove(self, report: _OfReport, key: str) -> None:
         kept = report.answers.pop(key, None)

@@ -22,9 +22,9 @@ from pg_analytics.reports.admission import Admission
 from pg_analytics.reports.cache import ReportCache, entry_key, from_memory, identity_of, with_meta
 from pg_analytics.reports.catalog import Catalog, Known
 from pg_analytics.reports.definition import ReportDefinition, builtin_definitions
-from pg_analytics.reports.flights import Flights
 from pg_analytics.reports.memory import Kept, Memory, Told
 from pg_analytics.reports.parameters import DATE_TO, RunParameters
+from pg_analytics.reports.single_flight import SingleFlight
 from pg_analytics.reports.staleness import StaleDays
 from pg_analytics.reports.store import CatalogEntry, ReportRows
 
@@ -98,7 +98,7 @@ class ReportRunner:
         self._max_range_days = max_range_days
         self._max_fresh_days = max_fresh_days
         self._clock = clock
-        self._flights: Flights[_Computed] = Flights()
+        self._flights: SingleFlight[_Computed] = SingleFlight()
         self._questions: dict[tuple[str, bytes], Question] = {}
         self._renewals: set[asyncio.Task[None]] = set()
 
@@ -180,11 +180,12 @@ class ReportRunner:
             return _Computed(hit)
         try:
             data, meta, momentary = await self._compute(question)
-            hit = envelope.body(data | {"cache_hit": True, "source_system": "redis"}, meta | {"cache_hit": True})
-            self._memory.put(question.slug, version, question.identity, question.tag(version), hit)
-            await self._cache.put(key, hit, ttl_s=ttl_s)
-        finally:
+        except BaseException:
             await self._cache.give_up(key, leader)
+            raise
+        hit = envelope.body(data | {"cache_hit": True, "source_system": "redis"}, meta | {"cache_hit": True})
+        self._memory.put(question.slug, version, question.identity, question.tag(version), hit)
+        await self._cache.settle(key, leader, hit, ttl_s=ttl_s)
         return _Computed(hit, _body_from_postgres(data, meta | momentary))
 
     async def _follow(self, key: str, ttl_s: int) -> tuple[bytes | None, str]:

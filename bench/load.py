@@ -1,0 +1,111 @@
+"""The load generators: wrk for HTTP, pgbench for SQL. Debian has both (`apt-get install wrk postgresql-client`)."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from datetime import UTC, date, datetime
+from glob import glob
+from pathlib import Path
+from typing import Final
+from urllib.parse import unquote, urlsplit, urlunsplit
+
+_COLD: Final = Path(__file__).with_name("lua") / "cold.lua"
+_PARAMETER: Final = re.compile(r"\$(\d+)")
+_COMMENT: Final = re.compile(r"--.*")
+#: Ranges of 30 days within a year that differ by their first day; limits that the answer stays the same under.
+RANGES: Final = 335
+LIMITS: Final = (52, 999)
+
+
+def require() -> None:
+    """End with one line if a generator is missing."""
+    for program, package, found in (("wrk", "wrk", shutil.which("wrk")), ("pgbench", "postgresql-client", _pgbench())):
+        if found is None:
+            sys.exit(f"{program} is needed: apt-get install {package}")
+
+
+def throughput(url: str, *, connections: int, seconds: float, headers: Mapping[str, str] | None = None) -> float:
+    """Requests per second of `connections` that each ask again as soon as they are answered."""
+    given = [f"-H{name}: {value}" for name, value in (headers or {}).items()]
+    return _wrk([url, *given], connections, seconds, {})
+
+
+def cold_throughput(
+    service_url: str, path: str, more: str, *, first_day: date, start: int, connections: int, seconds: float
+) -> float:
+    """The same, of requests that no cache has seen: other days and limits each time, from number `start` on."""
+    midnight = datetime(first_day.year, first_day.month, first_day.day, tzinfo=UTC)
+    environment = {
+        "PATH_OF_REPORT": path,
+        "MORE": more,
+        "FIRST_DAY": str(int(midnight.timestamp())),
+        "FROM": str(start),
+    }
+    return _wrk([service_url, "-s", str(_COLD)], connections, seconds, environment)
+
+
+def _wrk(arguments: Sequence[str], connections: int, seconds: float, environment: Mapping[str, str]) -> float:
+    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "--timeout", "30s", *arguments]
+    output = subprocess.run(
+        command, check=True, capture_output=True, text=True, env={**os.environ, **environment}
+    ).stdout
+    for complaint in ("Non-2xx or 3xx responses", "Socket errors"):
+        if complaint in output:
+            sys.exit(f"wrk complains:\n{output}")
+    return float(output.partition("Requests/sec:")[2].split()[0])
+
+
+def statements(
+    url: str, sql: str, arguments: Sequence[object], *, vary_from: date | None, clients: int, seconds: float
+) -> float:
+    """Statements per second of pgbench. From `vary_from` on, days and limit differ each time, as those of the cold
+    requests do.
+    """
+    program = _pgbench()
+    assert program is not None  # noqa: S101 - `require` has looked
+    varied = "" if vary_from is None else f"\\set k random(0, {RANGES - 1})\n\\set l random({LIMITS[0]}, {LIMITS[1]})\n"
+    uncommented = "\n".join(line for line in _COMMENT.sub("", sql).splitlines() if line.strip())
+    text = _PARAMETER.sub(
+        lambda found: _literal(arguments[int(found[1]) - 1], varied=vary_from is not None), uncommented
+    )
+    parts = urlsplit(url)
+    without_password = urlunsplit(parts._replace(netloc=parts.netloc.replace(f":{parts.password}@", "@")))
+    with tempfile.NamedTemporaryFile("w", suffix=".sql") as script:
+        script.write(f"{varied}{text};\n")
+        script.flush()
+        command = [program, "-n", "-M", "prepared", f"-c{clients}", "-j1", f"-T{max(1, round(seconds))}"]
+        environment = {**os.environ, "PGPASSWORD": unquote(parts.password or ""), "PGOPTIONS": "-c jit=off"}
+        run = subprocess.run(
+            [*command, "-f", script.name, without_password],
+            capture_output=True,
+            text=True,
+            env=environment,
+            check=False,
+        )
+    found = re.search(r"tps = ([0-9.]+)", run.stdout)
+    if run.returncode or found is None:
+        sys.exit(f"pgbench complains:\n{run.stderr[:2000]}")
+    return float(found[1])
+
+
+def _literal(argument: object, *, varied: bool) -> str:
+    """A parameter, typed as the driver sends it."""
+    match argument:
+        case None:
+            return "NULL"
+        case date():
+            return f"(DATE '{argument}' + :k::integer)" if varied else f"DATE '{argument}'"
+        case int():
+            return ":l::bigint" if varied and argument == LIMITS[0] else f"{argument}::bigint"
+        case _:
+            return f"'{argument}'::text"
+
+
+def _pgbench() -> str | None:
+    """The program: on the PATH, or where Debian puts it."""
+    found = shutil.which("pgbench")
+    return found or next(iter(sorted(glob("/usr/lib/postgresql/*/bin/pgbench"), reverse=True)), None)  # noqa: PTH207

@@ -1,0 +1,49 @@
+"""The service as a user starts it, and the bare handler that it is measured beside."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import httpx
+
+from pg_analytics.embedded.process import free_port
+
+
+@contextmanager
+def serving(environment: Mapping[str, str]) -> Iterator[str]:
+    """`pg-analytics serve` for the length of the block, at the URL that this yields."""
+    settings = {"MANAGEMENT_API_KEY": "bench", "LOG_LEVEL": "error", **environment}
+    port = free_port()
+    with _running(
+        ["-m", "pg_analytics", "serve"], {"APP_PORT": str(port), **settings}, f"http://127.0.0.1:{port}"
+    ) as url:
+        yield url
+
+
+@contextmanager
+def bare_handler(body_bytes: int) -> Iterator[str]:
+    """A handler that returns a constant of `body_bytes`, on the same server, for the length of the block."""
+    port = free_port()
+    with _running(["-m", "bench.bare_handler", str(port), str(body_bytes)], {}, f"http://127.0.0.1:{port}") as url:
+        yield url
+
+
+@contextmanager
+def _running(arguments: Sequence[str], environment: Mapping[str, str], url: str) -> Iterator[str]:
+    process = subprocess.Popen([sys.executable, *arguments], env={**os.environ, **environment})
+    try:
+        while True:
+            try:
+                httpx.get(f"{url}/readyz").raise_for_status()
+                break
+            except httpx.HTTPError:
+                if process.poll() is not None:
+                    sys.exit(f"{' '.join(arguments[:3])} did not start")
+                time.sleep(0.1)
+        yield url
+    finally:
+        process.terminate()
+        process.wait(30)
