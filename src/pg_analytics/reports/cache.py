@@ -1,7 +1,7 @@
 """Answers in Redis: `report:{slug}:v{version}:{hash}`, and the mirror of each report's version.
 
-An entry is the body of a hit, but for what is true of a moment only (`with_meta`). It names the version that was read
-*before* the data, so once the version moves on nobody asks for it again and its TTL removes it; nothing is ever
+An entry is the body of a hit, but for what is true of a moment only (`with_meta`). It names the version that the
+snapshot of its rows has, so once the version moves on nobody asks for it again and its TTL removes it; nothing is ever
 searched and deleted.
 The hash covers the normalised parameters and the catalogue's epoch, which no other database shares.
 """
