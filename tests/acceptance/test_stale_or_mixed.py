@@ -222,14 +222,19 @@ def test_once_a_run_was_told_completed_nobody_is_answered_from_before_it_and_no_
     asyncio.run(_add_sources(database_url))
     with ExitStack() as stack:
         fleet = Fleet(database_url, own_redis, tmp_path, stack)
-        fleet.join(partial(_keep_meddling_with_contents, fleet))
-        for _ in range(_PACKS):
-            for card in _shuffled(_Cards(fleet, random), random):
-                card()
-        fleet.end()
+        try:
+            fleet.join(partial(_keep_meddling_with_contents, fleet))
+            for _ in range(_PACKS):
+                for card in _shuffled(_Cards(fleet, random), random):
+                    card()
+            fleet.end()
+        except AssertionError as failure:
+            fleet.stopping.set()
+            failure.add_note(_said(fleet.history.complaints()))
+            raise
     history = fleet.history
     complaints = history.complaints()
-    assert not complaints, "\n".join([f"{len(complaints)} complaints:", *complaints[:10]])
+    assert not complaints, _said(complaints)
 
     told = {name: history.kinds(name) for name in NAMES}
     always = {"redis", "postgres", "not modified"}
@@ -241,6 +246,10 @@ def test_once_a_run_was_told_completed_nobody_is_answered_from_before_it_and_no_
     for name in NAMES:
         assert any(answer.compressed for answer in history.answers if answer.service == name), name
     asyncio.run(_assert_all_is_right(database_url))
+
+
+def _said(complaints: list[str]) -> str:
+    return "\n".join([f"{len(complaints)} complaints:", *complaints[:10]])
 
 
 async def _add_sources(database_url: str) -> None:
