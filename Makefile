@@ -35,8 +35,9 @@ test-wheel: .venv/.stamp ## Run the tests that start servers again, on those tha
 	@PG_ANALYTICS_SERVERS=wheel $(BIN)/python -m pytest -q -n $(TEST_PROCESSES) --dist loadgroup -m servers $(ARGS)
 
 .PHONY: stories
-stories: .venv/.stamp ## Live through 200 stories of writers, runs, crashes and lost servers, for most of an hour (STORIES=40)
-	@PG_ANALYTICS_STORIES=$(or $(STORIES),200) $(BIN)/python -m pytest -q -n 2 tests/acceptance/test_stories.py $(ARGS)
+stories: .venv/.stamp ## Live through 200 stories of writers, runs, crashes, readers and lost servers, for an hour (STORIES=40)
+	@PG_ANALYTICS_STORIES=$(or $(STORIES),200) $(BIN)/python -m pytest -q -n 2 \
+		tests/acceptance/test_stories.py tests/acceptance/test_stale_or_mixed.py $(ARGS)
 
 .PHONY: check
 check: check-python check-sql check-docker check-docs check-wheel ## Check everything that can be checked without running the tests

@@ -23,6 +23,8 @@ class _Route:
     def __init__(self) -> None:
         self.passing = asyncio.Event()
         self.passing.set()
+        self.answering = asyncio.Event()
+        self.answering.set()
         self.lost = False
 
 
@@ -37,6 +39,7 @@ class Proxy:
         self._listening: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
         self._route = _Route()
+        self._held: list[_Route] = []
         self._delay_s = 0.0
 
     @property
@@ -60,6 +63,10 @@ class Proxy:
     def lose_route(self) -> None:
         """Let not one byte more through what is open, for good; new connections pass."""
         self._call(self._lose_route)
+
+    def hold_answers(self) -> None:
+        """Keep back what the server says on what is open, until the network is restored; new connections pass."""
+        self._call(self._hold_answers)
 
     def cut(self) -> None:
         """Cut every connection that is open; new ones pass."""
@@ -86,6 +93,8 @@ class Proxy:
     async def _restore(self) -> None:
         self._delay_s = 0
         self._route.passing.set()
+        while self._held:
+            self._held.pop().answering.set()
         if self._listening is None:
             self._listening = await asyncio.start_server(self._connected, "127.0.0.1", self.port)
 
@@ -108,6 +117,11 @@ class Proxy:
         self._route.passing.set()
         self._route = _Route()
 
+    async def _hold_answers(self) -> None:
+        self._route.answering.clear()
+        self._held.append(self._route)
+        self._route = _Route()
+
     async def _cut(self) -> None:
         for writer in self._writers:
             writer.transport.abort()
@@ -127,7 +141,10 @@ class Proxy:
             await route.passing.wait()
             from_server, to_server = await asyncio.open_connection(self._target.hostname, self._target.port)
             with self._open(to_server):
-                ways = (self._pump(from_client, to_server, route), self._pump(from_server, to_client, route))
+                ways = (
+                    self._pump(from_client, to_server, route, (route.passing,)),
+                    self._pump(from_server, to_client, route, (route.passing, route.answering)),
+                )
                 tasks = [asyncio.create_task(way) for way in ways]
                 # When one way ends, so does the other: neither PostgreSQL nor Redis speaks on half a connection.
                 await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -144,11 +161,18 @@ class Proxy:
             self._writers.discard(writer)
             writer.close()
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, route: _Route) -> None:
+    async def _pump(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        route: _Route,
+        gates: tuple[asyncio.Event, ...],
+    ) -> None:
         with suppress(*_ENDED):
             while received := await reader.read(65_536):
                 await asyncio.sleep(self._delay_s)
-                await route.passing.wait()
+                for gate in gates:
+                    await gate.wait()
                 if not route.lost:
                     writer.write(received)
                     await writer.drain()

@@ -205,6 +205,21 @@ def test_a_run_that_changes_nothing_leaves_the_cache_as_it_is(service: Service) 
     assert is_hit(run(service, DAYS))
 
 
+async def test_an_answer_is_kept_under_the_version_of_its_own_snapshot(
+    service: Service, redis: Redis, database: str
+) -> None:
+    """Not under the one that the process believed in when it was asked: then one tag would stand for two answers."""
+    connection = await asyncpg.connect(database)
+    for limit in range(60, 70):
+        moved = "UPDATE report_definitions SET version = version + 1 WHERE slug = $1 RETURNING version"
+        version = await connection.fetchval(moved, VOLUME)  # no notification: it is noticed by the next poll
+        answer = get(service, f"/reports/{VOLUME}/run?{DAYS}&limit={limit}")
+        assert answer.headers["ETag"].startswith(f'W/"{version}-')
+        assert [key for key in entries(redis) if key.startswith(f"report:{VOLUME}:v{version}:".encode())]
+        assert is_hit(run(service, f"{DAYS}&limit={limit}")), "the process has learnt of the version by its own answer"
+    await connection.close()
+
+
 async def test_a_report_without_a_ttl_is_not_cached(service: Service, redis: Redis, database: str) -> None:
     connection = await asyncpg.connect(database)
     await connection.execute("UPDATE report_definitions SET cache_ttl_seconds = 0 WHERE slug = 'top-entities'")

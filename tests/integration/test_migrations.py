@@ -90,7 +90,7 @@ async def test_four_services_start_at_once_on_an_empty_database(
             assert service.http.get("/health").json()["data"]["status"] == "ok"
         logs = "".join(service.log() for service in services)
         for migration in migrations():
-            assert logs.count(f'"migration": "{migration.name}"') == 1
+            assert logs.count(f'"migration":"{migration.name}"') == 1
         assert await empty.fetchval("SELECT count(*) FROM report_definitions") == 3
     finally:
         for service in services:

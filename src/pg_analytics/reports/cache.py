@@ -1,7 +1,7 @@
 """Answers in Redis: `report:{slug}:v{version}:{hash}`, and the mirror of each report's version.
 
-An entry is the body of a hit, but for what is true of a moment only (`with_meta`). It names the version that was read
-*before* the data, so once the version moves on nobody asks for it again and its TTL removes it; nothing is ever
+An entry is the body of a hit, but for what is true of a moment only (`with_meta`). It names the version that the
+snapshot of its rows has, so once the version moves on nobody asks for it again and its TTL removes it; nothing is ever
 searched and deleted.
 The hash covers the normalised parameters and the catalogue's epoch, which no other database shares.
 """
@@ -82,9 +82,9 @@ class ReportCache:
         body = _checked(found)
         return body, leads or (body is None and found is not None)
 
-    async def settle(self, key: str, leader: str, body: bytes, *, ttl_s: int) -> None:
-        """What `leader` has computed: keep it for `ttl_s` seconds."""
-        await self._redis.put_and_release(key, body, f"{key}:leader", leader, ttl_s=_jittered(ttl_s))
+    async def settle(self, led: str, leader: str, key: str, body: bytes, *, ttl_s: int) -> None:
+        """What `leader` has computed for those who wait for `led`: keep it under `key` for `ttl_s` seconds."""
+        await self._redis.put_and_release(key, body, f"{led}:leader", leader, ttl_s=_jittered(ttl_s))
 
     async def give_up(self, key: str, leader: str) -> None:
         """`leader` could not compute what belongs under `key`."""

@@ -108,6 +108,13 @@ class Catalog:
         entry = self._entries.get(slug) if self._leased() else None
         return None if entry is None else entry.version
 
+    def heard(self, slug: str, version: int) -> None:
+        """A statement has seen this version of the report `slug`: it may be newer than the last look."""
+        entry = self._entries.get(slug)
+        if entry is not None and version > entry.version:
+            self._entries[slug] = replace(entry, version=version)
+            self._memory.forget_older(slug, version)
+
     def shape(self, slug: str) -> CatalogEntry | None:
         """The report `slug` but for its version: another object once anything else of it has changed."""
         return self._shapes.get(slug)

@@ -101,11 +101,12 @@ class Memory:
     def put(self, slug: str, version: int, key: str, tag: bytes, hit: bytes) -> None:
         """Keep the body of a hit, unless newer numbers are known or it would take too much of the room."""
         kept = Kept(tag, hit, time.monotonic())
-        report = self._reports.setdefault(slug, _OfReport(version))
-        if version < report.version or kept.size > self._max_bytes / 10:
+        if kept.size > self._max_bytes / 10:
             return
-        if version > report.version:
-            self.forget_older(slug, version)
+        self.forget_older(slug, version)
+        report = self._reports.setdefault(slug, _OfReport(version))
+        if version < report.version:
+            return
         self._remove(report, key)
         report.answers[key] = kept
         self.bytes += kept.size

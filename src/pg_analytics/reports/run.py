@@ -1,4 +1,7 @@
-"""Running a report: version first, then memory, Redis and PostgreSQL, and the answer kept under that version.
+"""Running a report: version first, then memory, Redis and PostgreSQL.
+
+What PostgreSQL answers is kept under the version that its snapshot has, which may be newer than the one that was asked
+for. So a version, and a tag, stands for one answer, whichever process gives it.
 
 A fresh answer goes past the caches both ways: it is of one moment, which no version names.
 """
@@ -68,8 +71,11 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class _Computed:
-    """What a flight brought: the body of a hit, and, if it comes from PostgreSQL, that of the answer itself."""
+    """What a flight brought: the body of a hit and its version, and, if it comes from PostgreSQL, that of the answer
+    itself.
+    """
 
+    version: int
     hit: bytes
     answer: bytes | None = None
 
@@ -161,7 +167,7 @@ class ReportRunner:
             return Answer(await self._degraded(question, known))
         version, ttl_s = known.entry.version, known.entry.cache_ttl_seconds
         if ttl_s == 0:
-            data, meta, momentary = await self._compute(question)
+            data, meta, momentary, _ = await self._compute(question)
             return Answer(Told(_body_from_postgres(data, meta | momentary)))
         if (found := self.recent(question, version)) is not None:
             kept, age_s = found
@@ -170,23 +176,26 @@ class ReportRunner:
         computed = await self._flights.join(key, lambda: self._fetch(question, version, key, ttl_s))
         stale = self._catalog.stale_days(question.definition.rollup)
         body = computed.answer or with_meta(computed.hit, _momentary(question, stale))
-        return Answer(Told(body), question.tag(version), ttl_s)
+        return Answer(Told(body), question.tag(computed.version), ttl_s)
 
     async def _fetch(self, question: Question, version: int, key: str, ttl_s: int) -> _Computed:
         """From Redis, from whoever computes it already, or from PostgreSQL."""
         hit, leader = await self._follow(key, ttl_s)
         if hit is not None:
             self._memory.put(question.slug, version, question.identity, question.tag(version), hit)
-            return _Computed(hit)
+            return _Computed(version, hit)
         try:
-            data, meta, momentary = await self._compute(question)
+            data, meta, momentary, seen = await self._compute(question)
         except BaseException:
             await self._cache.give_up(key, leader)
             raise
+        # Lower only where a backup was restored under a running process.
+        version = max(version, seen)
         hit = envelope.body(data | {"cache_hit": True, "source_system": "redis"}, meta | {"cache_hit": True})
         self._memory.put(question.slug, version, question.identity, question.tag(version), hit)
-        await self._cache.settle(key, leader, hit, ttl_s=ttl_s)
-        return _Computed(hit, _body_from_postgres(data, meta | momentary))
+        seen_key = entry_key(question.slug, version, question.identity)
+        await self._cache.settle(key, leader, seen_key, hit, ttl_s=ttl_s)
+        return _Computed(version, hit, _body_from_postgres(data, meta | momentary))
 
     async def _follow(self, key: str, ttl_s: int) -> tuple[bytes | None, str]:
         """The body under `key` once another process has put it there, or the word under which we are to do that."""
@@ -216,14 +225,14 @@ class ReportRunner:
         """What the events say at this moment."""
         if known.degraded:
             raise lost()
-        data, meta, momentary = await self._compute(question, max_fresh_days=self._max_fresh_days)
+        data, meta, momentary, _ = await self._compute(question, max_fresh_days=self._max_fresh_days)
         return Answer(Told(_body_from_postgres(data, meta | momentary | {"fresh": True})))
 
     async def _compute(
         self, question: Question, *, max_fresh_days: int | None = None
-    ) -> tuple[dict[str, Any], dict[str, Any], dict[str, int]]:
-        """What PostgreSQL answers: `data` but for where it comes from, `meta` for as long as the version holds, and
-        what is true of this moment.
+    ) -> tuple[dict[str, Any], dict[str, Any], dict[str, int], int]:
+        """What PostgreSQL answers: `data` but for where it comes from, `meta` for as long as the version holds, what is
+        true of this moment, and the version.
         """
         asked, definition = question.asked, question.definition
         async with self._admission.place():
@@ -240,6 +249,7 @@ class ReportRunner:
                     filters=list(asked.filters.values()),
                     max_fresh_days=max_fresh_days,
                 )
+        self._catalog.heard(question.slug, found.version)
         if max_fresh_days is not None and found.fresh_days is not None and found.fresh_days > max_fresh_days:
             raise _too_stale(found.fresh_days, max_fresh_days)
         data = {
@@ -252,7 +262,7 @@ class ReportRunner:
             "row_count": found.row_count,
             "execution_ms": round((time.perf_counter() - started) * 1000),
         }
-        return data, _meta(asked, found), _told(found.stale_buckets)
+        return data, _meta(asked, found), _told(found.stale_buckets), found.version
 
     def _renew(self, question: Question, version: int, kept: Kept) -> None:
         key = entry_key(question.slug, version, question.identity)

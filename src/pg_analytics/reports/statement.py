@@ -2,7 +2,7 @@
 
 It is put together from files of this package, and from nothing of the request::
 
-    WITH asked (rollup, max_fresh_days, max_log_bytes) AS (VALUES ($6, $7, $8)),  -- after the report's parameters
+    WITH asked (rollup, max_fresh_days, max_log_bytes, slug) AS (VALUES ($6, $7, $8, $9)),  -- after the report's own
     stale AS MATERIALIZED (stale_days.sql),
     counted_live AS MATERIALIZED (counted_days.sql),
     rollup_entity AS NOT MATERIALIZED (fresh_entity.sql)                          -- a fresh answer only
@@ -27,14 +27,14 @@ _OWN_PARAMETERS: Final = 5
 @cache
 def run_statement(slug: str, breakdown: str | None, *, fresh: bool) -> str:
     """The statement that runs the report `slug`. Its parameters: those of the report's own, then its rollup, the most
-    days whose events may be counted (None unless `fresh`) and the most bytes of change log that may be read.
+    days whose events may be counted (None unless `fresh`), the most bytes of change log that may be read, and `slug`.
     """
     definition = builtin_definitions()[slug]
     own = definition.statement(breakdown)
     after = _OWN_PARAMETERS + len(definition.filters)
     tables = {
-        "asked (rollup, max_fresh_days, max_log_bytes) AS": (
-            f"VALUES (${after + 1}::text, ${after + 2}::integer, ${after + 3}::bigint)"
+        "asked (rollup, max_fresh_days, max_log_bytes, slug) AS": (
+            f"VALUES (${after + 1}::text, ${after + 2}::integer, ${after + 3}::bigint, ${after + 4}::text)"
         ),
         "stale AS MATERIALIZED": _part("stale_days"),
         "counted_live AS MATERIALIZED": _part("counted_days"),

@@ -60,7 +60,8 @@ class ReportRows:
     `computed_at` is the oldest rebuild among the snapshots that were read (None: there was none), `stale_buckets` how
     many buckets have changes that are not in the rows (None: the log is too long to tell), `fresh_days` how many stale
     days a fresh answer counts (None: it is not a fresh one), and `retained_from` the first day that is kept, where the
-    range begins before it.
+    range begins before it. `version` is that of the report's numbers in the very snapshot that the rows are of (0: it
+    is not in the catalogue any more).
     """
 
     rows: str
@@ -70,6 +71,7 @@ class ReportRows:
     stale_buckets: int | None
     fresh_days: int | None
     retained_from: date | None
+    version: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +150,7 @@ async def run_report(
     """
     sql = run_statement(definition.slug, breakdown, fresh=max_fresh_days is not None)
     asked = (days.start, days.end, window.value, limit, offset, *filters)
-    [row] = await connection.fetch(sql, *asked, definition.rollup, max_fresh_days, _MAX_LOG_BYTES)
+    [row] = await connection.fetch(sql, *asked, definition.rollup, max_fresh_days, _MAX_LOG_BYTES, definition.slug)
     return ReportRows(**row)
 
 

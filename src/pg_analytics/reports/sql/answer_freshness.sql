@@ -1,8 +1,8 @@
--- What an answer says of its own freshness, in the snapshot that its rows come from. A part of every report's
--- statement: the derived table `freshness` (`reports.statement`).
+-- What an answer says of its own version and freshness, in the snapshot that its rows come from. A part of every
+-- report's statement: the derived table `freshness` (`reports.statement`).
 -- Parameters: $1 first day, $2 day after the last, $3 window; of `asked`: rollup, max_fresh_days (NULL: the answer is
--- of snapshots alone), max_log_bytes.
--- Index: primary key of snapshot_buckets.
+-- of snapshots alone), max_log_bytes, slug.
+-- Index: primary key of snapshot_buckets; the catalogue has a handful of rows.
 -- Without a refresher the change log may become so long that to read it would slow each report down; then an answer of
 -- snapshots does not tell its stale buckets (NULL).
 WITH stale_buckets AS (
@@ -29,5 +29,7 @@ SELECT
     ) END AS fresh_days,
     (
         SELECT h.kept_from FROM horizons AS h WHERE h.subject = a.rollup AND h.kept_from > $1::date
-    ) AS retained_from
+    ) AS retained_from,
+    -- A commit may lie between the request's look at the catalogue and this snapshot.
+    coalesce((SELECT d.version FROM report_definitions AS d WHERE d.slug = a.slug), 0) AS version
 FROM asked AS a
