@@ -14,7 +14,7 @@ from structlog.typing import EventDict, Processor
 _LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
 
-def configure(*, format_: str, level: str, env: str, with_pid: bool) -> None:
+def configure(*, format_: str, level: str, env: str, with_pid: bool = False) -> None:
     """Set logging up for this process, and for those that it forks. `format_` is `auto`, `text` or `json`; `env` stands
     on every JSON line, and the process on every line `with_pid`.
     """

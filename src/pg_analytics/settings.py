@@ -201,13 +201,13 @@ class Settings:
     http_processes: int = _setting(
         "HTTP_PROCESSES",
         partial(_parse_integer, minimum=1, maximum=64),
-        "Processes of `serve` that answer requests on the one port; the first of them also works.",
+        "Processes of `serve` that answer on its port. Only the first of them has workers.",
         default="1",
     )
     postgres_pool_size: int = _setting(
         "POSTGRES_POOL_SIZE",
         partial(_parse_integer, minimum=1, maximum=200),
-        "Connections of each process that answer requests; workers, health check and version watch have their own.",
+        "Connections, in each process, that answer requests; workers, health check and version watch have their own.",
         default="8",
     )
     postgres_timeout: timedelta = _setting(
