@@ -18,6 +18,7 @@ import httpx
 import pytest
 
 from pg_analytics.cli.exit_codes import ExitCode
+from pg_analytics.embedded.process import free_port
 from pg_analytics.postgres.pool import Connection
 from pg_analytics.windows import DayRange
 from tests.acceptance.command_line import pg_analytics
@@ -27,7 +28,7 @@ from tests.acceptance.test_http_time_limits import rollup_locked
 from tests.acceptance.wire import Wire, request
 from tests.conftest import Servers, name_of, new_database
 from tests.events import insert
-from tests.running import Service
+from tests.running import KEY, Command, Service
 from tests.waiting import until, until_true
 
 pytestmark = pytest.mark.anyio
@@ -266,6 +267,22 @@ async def test_a_second_service_does_not_get_the_port(start: Starter, first: str
 
     assert ended.code == ExitCode.UNAVAILABLE
     assert str(service.port) in ended.error
+
+
+@pytest.mark.parametrize("count", ["1", "2"])
+async def test_of_two_services_that_start_at_once_one_gets_the_port(
+    environment: dict[str, str], tmp_path: Path, count: str
+) -> None:
+    settings = {**environment, "MANAGEMENT_API_KEY": KEY, "APP_PORT": str(free_port()), "HTTP_PROCESSES": count}
+    both = {Command(["serve"], settings, tmp_path / f"{number}.log") for number in range(2)}
+    try:
+        loser = until(lambda: next((each for each in both if each.process.poll() is not None), None))
+        assert loser.process.returncode == ExitCode.UNAVAILABLE
+        (winner,) = both - {loser}
+        winner.wait_for("listening")
+    finally:
+        codes = [each.terminate() for each in both if each.process.poll() is None]
+    assert codes == [ExitCode.OK]
 
 
 async def test_the_port_is_kept_while_a_process_is_replaced(start: Starter) -> None:
