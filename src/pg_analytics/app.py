@@ -231,12 +231,31 @@ async def application(
 
 
 async def serve(settings: Settings, *, on_ready: Callable[[], None] = lambda: None) -> None:
-    """Prepare the database, then answer requests and perform runs until SIGTERM or SIGINT."""
+    """Prepare everything, then answer requests and perform runs until SIGTERM or SIGINT."""
+    claim = await prepare(settings)
+
+    def ready() -> None:
+        claim.close()  # the HTTP server holds the port now
+        announce(settings)
+        on_ready()
+
+    await answer(settings, stopping=stop_signal(), on_ready=ready)
+
+
+async def prepare(settings: Settings) -> socket.socket:
+    """What comes before the first request: the settings are checked, the port is claimed, the database is prepared.
+    `SettingsError`, `StartError` or `MigrationError` if that cannot be; else the claim, which is to be kept until
+    somebody listens, or longer.
+    """
     settings_module.require_management_key(settings)
     settings_module.require_redis(settings)
-    check_port(settings.host, settings.port)
+    claim = claim_port(settings.host, settings.port)
     await prepare_database(settings, migrate_schema=settings.auto_migrate, seed_events=settings.auto_seed)
-    stopping = stop_signal()
+    return claim
+
+
+async def answer(settings: Settings, *, stopping: asyncio.Event, on_ready: Callable[[], None]) -> None:
+    """Answer requests and perform runs until `stopping` is set; then let requests in flight end."""
     async with application(settings, stopping=stopping) as asgi, workers(settings):
         server = Server(
             asgi,
@@ -252,7 +271,6 @@ async def serve(settings: Settings, *, on_ready: Callable[[], None] = lambda: No
         serving = asyncio.create_task(server.serve(), name="http-server")
         waiting = asyncio.create_task(stopping.wait())
         await _until_listening(settings, serving)
-        _log.info("listening", url=f"http://{settings.host}:{settings.port}", version=settings.version)
         on_ready()
         await asyncio.wait({serving, waiting}, return_when=asyncio.FIRST_COMPLETED)
         _log.info("stopping")
@@ -265,19 +283,30 @@ async def serve(settings: Settings, *, on_ready: Callable[[], None] = lambda: No
     _log.info("stopped")
 
 
-def check_port(host: str, port: int) -> None:
-    """`StartError` if the port cannot be had. The server itself would not notice: it listens with SO_REUSEPORT, and
-    two services would share the port, each getting some of the requests.
+def announce(settings: Settings, **more: object) -> None:
+    """Log that requests are answered from now on, and where."""
+    _log.info("listening", url=f"http://{settings.host}:{settings.port}", version=settings.version, **more)
+
+
+def claim_port(host: str, port: int) -> socket.socket:
+    """A socket that holds the port, without listening, against every other service until it is closed; `StartError`
+    if it cannot be had. The HTTP server itself would not notice that: it listens with SO_REUSEPORT, and two services
+    would share the port, each getting some of the requests.
     """
     family, kind, protocol, _, address = _resolve(host, port)
-    with socket.socket(family, kind, protocol) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(address)
-        except OSError as error:
-            raise StartError(
-                f"APP_PORT: {host}:{port} cannot be listened on ({error.strerror}); try another port"
-            ) from None
+    claim = socket.socket(family, kind, protocol)
+    try:
+        claim.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        claim.bind(address)
+    except OSError as error:
+        claim.close()
+        raise StartError(
+            f"APP_PORT: {host}:{port} cannot be listened on ({error.strerror}); try another port"
+        ) from None
+    # From now on our own HTTP servers may bind the port too, and nobody else.
+    claim.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
+    claim.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    return claim
 
 
 def _resolve(host: str, port: int) -> Any:
@@ -314,15 +343,15 @@ def stop_signal() -> asyncio.Event:
     """Set by SIGTERM or SIGINT; a second one ends the process at once."""
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
+    numbers = (signal.SIGTERM, signal.SIGINT)
 
-    def stop(number: signal.Signals) -> None:
-        if stopping.is_set():
-            signal.signal(number, signal.SIG_DFL)
-            signal.raise_signal(number)
+    def stop() -> None:
         stopping.set()
+        for number in numbers:
+            signal.signal(number, signal.SIG_DFL)
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop, number)
+    for number in numbers:
+        loop.add_signal_handler(number, stop)
     return stopping
 
 

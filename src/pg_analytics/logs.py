@@ -4,6 +4,7 @@ Whoever serves a request or performs a run binds `request_id` or `run_id`; every
 """
 
 import logging
+import os
 import sys
 from typing import Any, Final
 
@@ -14,13 +15,16 @@ from structlog.typing import EventDict, Processor
 _LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
 
-def configure(*, format_: str, level: str, env: str) -> None:
-    """Set logging up for this process. `format_` is `auto`, `text` or `json`; `env` stands on every JSON line."""
+def configure(*, format_: str, level: str, env: str, with_pid: bool = False) -> None:
+    """Set logging up for this process, and for those that it forks. `format_` is `auto`, `text` or `json`; `env` stands
+    on every JSON line, and the process on every line `with_pid`.
+    """
     as_text = format_ == "text" or (format_ == "auto" and sys.stderr.isatty())
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
+        *([_add_pid] if with_pid else []),
     ]
     rendering = _text() if as_text else _json(env)
     # A line costs as much as a cached answer: the quick encoder, and bytes, save half of it.
@@ -41,6 +45,11 @@ def configure(*, format_: str, level: str, env: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(formatter)
     logging.basicConfig(handlers=[handler], level=max(_LEVELS[level], logging.WARNING), force=True)
+
+
+def _add_pid(_logger: Any, _method: str, event: EventDict) -> EventDict:
+    event["pid"] = os.getpid()
+    return event
 
 
 # Tracebacks are written without local variables: those hold URLs with passwords, and keys.

@@ -198,10 +198,16 @@ class Settings:
         "How long requests in flight may take to end after SIGTERM.",
         default="15s",
     )
+    http_processes: int = _setting(
+        "HTTP_PROCESSES",
+        partial(_parse_integer, minimum=1, maximum=64),
+        "Processes of `serve` that answer on its port. Only the first of them has workers.",
+        default="1",
+    )
     postgres_pool_size: int = _setting(
         "POSTGRES_POOL_SIZE",
         partial(_parse_integer, minimum=1, maximum=200),
-        "Connections that answer requests; workers, health check and version watch have their own.",
+        "Connections, in each process, that answer requests; workers, health check and version watch have their own.",
         default="8",
     )
     postgres_timeout: timedelta = _setting(

@@ -1,8 +1,8 @@
 """The command `pg-analytics`: one module for each group of commands.
 
 ```
-main ─→ app (Cyclopts) ─┬→ serve database prune ─→ backend ┐
-                        ├→ demo ─→ demo_service ───────────┴→ pg_analytics.app     the service itself
+main ─→ app (Cyclopts) ─┬→ serve database prune ─→ backend (─→ processes) ┐
+                        ├→ demo ─→ demo_service ──────────────────────────┴→ pg_analytics.app     the service itself
                         └→ reports recompute schedules audit health ─→ client ─→ HTTP        clients of a running one
 ```
 

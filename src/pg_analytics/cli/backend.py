@@ -16,6 +16,7 @@ import uvloop
 
 from pg_analytics import app, logs
 from pg_analytics import settings as settings_module
+from pg_analytics.cli import processes
 from pg_analytics.cli.client import DEMO_DATABASE_URL, DEMO_FOLDER
 from pg_analytics.cli.exit_codes import CommandError, ExitCode
 from pg_analytics.embedded.account import ServersError
@@ -35,9 +36,14 @@ from pg_analytics.snapshots.rebuild import FrozenDays
 T = TypeVar("T")
 
 
-def serve() -> None:
-    """Serve requests and perform runs until a signal."""
-    _perform(app.serve)
+def serve() -> ExitCode:
+    """Serve requests and perform runs until a signal, in as many processes as the settings say."""
+    settings = configure()
+    with one_line_errors():
+        if settings.http_processes > 1:
+            return processes.serve(settings)
+        asyncio.run(app.serve(settings))
+        return ExitCode.OK
 
 
 def work() -> None:
@@ -119,7 +125,12 @@ def configure(given: Mapping[str, str] | None = None) -> Settings:
     `SettingsError` if one is wrong.
     """
     settings = settings_module.load(os.environ | dict(given or {}))
-    logs.configure(format_=settings.log_format, level=settings.log_level, env=settings.env)
+    logs.configure(
+        format_=settings.log_format,
+        level=settings.log_level,
+        env=settings.env,
+        with_pid=settings.http_processes > 1,
+    )
     return settings
 
 

@@ -112,7 +112,7 @@ def _told_database(settings: Settings, folder: Path) -> Iterator[None]:
 
 def _check_port(settings: Settings) -> None:
     try:
-        app.check_port(settings.host, settings.port)
+        app.claim_port(settings.host, settings.port).close()
     except app.StartError as error:
         another = settings.port % 65535 + 1
         way_out = f"APP_PORT={another} make demo, or pg-analytics demo --port {another}"

@@ -19,7 +19,7 @@ worker: Final = command(
 
 
 @serve.default
-def _serve() -> None:
+def _serve() -> ExitCode:
     """Serve reports over HTTP and perform recomputation runs, until Ctrl-C.
 
     Needs a PostgreSQL, a Redis and a management key; `pg-analytics demo` needs none
@@ -36,10 +36,11 @@ def _serve() -> None:
         export MANAGEMENT_API_KEY=$(openssl rand -hex 16)
         pg-analytics serve
         APP_PORT=8080 RECOMPUTE_WORKERS=0 pg-analytics serve
+        HTTP_PROCESSES=4 pg-analytics serve
     """
     from pg_analytics.cli import backend  # noqa: PLC0415 - slow, see there
 
-    backend.serve()
+    return backend.serve()
 
 
 @worker.default
