@@ -100,12 +100,10 @@ class Memory:
 
     def put(self, slug: str, version: int, key: str, tag: bytes, hit: bytes) -> None:
         """Keep the body of a hit, unless newer numbers are known or it would take too much of the room."""
-        kept = Kept(tag, hit, time.monotonic())
-        if kept.size > self._max_bytes / 10:
-            return
         self.forget_older(slug, version)
         report = self._reports.setdefault(slug, _OfReport(version))
-        if version < report.version:
+        kept = Kept(tag, hit, time.monotonic())
+        if version < report.version or kept.size > self._max_bytes / 10:
             return
         self._remove(report, key)
         report.answers[key] = kept
