@@ -42,7 +42,7 @@ def serve() -> ExitCode:
     with one_line_errors():
         if settings.http_processes > 1:
             return processes.serve(settings)
-        asyncio.run(app.serve(settings))
+        uvloop.run(app.serve(settings))
         return ExitCode.OK
 
 

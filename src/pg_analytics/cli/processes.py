@@ -29,6 +29,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 import structlog
+import uvloop
 
 from pg_analytics import app
 from pg_analytics.cli.exit_codes import CommandError, ExitCode
@@ -56,11 +57,11 @@ class _Process:
 
 def serve(settings: Settings) -> ExitCode:
     """Serve in `HTTP_PROCESSES` processes until a signal. Returns, or raises, in each of them and in the parent."""
-    parent = _Parent(settings, claim=asyncio.run(app.prepare(settings)))
+    parent = _Parent(settings, claim=uvloop.run(app.prepare(settings)))
     task = parent.supervise()
     if task is None:
         return parent.outcome()
-    asyncio.run(_answer(*task))
+    uvloop.run(_answer(*task))
     return ExitCode.OK
 
 

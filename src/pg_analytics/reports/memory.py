@@ -101,7 +101,7 @@ class Memory:
     def put(self, slug: str, version: int, key: str, tag: bytes, hit: bytes) -> None:
         """Keep the body of a hit, unless newer numbers are known or it would take too much of the room."""
         self.forget_older(slug, version)
-        report = self._reports.setdefault(slug, _OfReport(version))
+        report = self._reports[slug]
         kept = Kept(tag, hit, time.monotonic())
         if version < report.version or kept.size > self._max_bytes / 10:
             return
@@ -114,10 +114,9 @@ class Memory:
     def forget_older(self, slug: str, version: int) -> None:
         """`version` of a report is known now: nobody asks for older ones any more."""
         report = self._reports.get(slug)
-        if report is None or report.version >= version:
-            return
-        self.bytes -= sum(kept.size for kept in report.answers.values())
-        self._reports[slug] = _OfReport(version)
+        if report is None or report.version < version:
+            self._reports[slug] = _OfReport(version)
+            self.bytes -= 0 if report is None else sum(kept.size for kept in report.answers.values())
 
     def _make_room(self) -> None:
         everything = [
