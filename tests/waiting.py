@@ -5,7 +5,7 @@ The bound is a guard against a hang, far beyond what any machine needs; nothing 
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeVar
 
 from pg_analytics.postgres.pool import Connection
@@ -57,4 +57,13 @@ def until(probe: Callable[[], T | None]) -> T:
     while not (answer := probe()):
         assert time.monotonic() < deadline, f"never: {probe}"
         time.sleep(_PAUSE_S)
+    return answer
+
+
+async def until_answered(probe: Callable[[], Awaitable[T | None]]) -> T:
+    """As `until`, where what answers lives in the event loop."""
+    deadline = time.monotonic() + _GUARD_S
+    while not (answer := await probe()):
+        assert time.monotonic() < deadline, f"never: {probe}"
+        await asyncio.sleep(_PAUSE_S)
     return answer

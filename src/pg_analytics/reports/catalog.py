@@ -19,6 +19,7 @@ old numbers of a day are never called fresh because its rebuild was noticed befo
 """
 
 import asyncio
+import math
 import time
 from dataclasses import dataclass, replace
 from typing import Final
@@ -44,6 +45,8 @@ LEASE_S: Final = 1.0
 _POLL_S: Final = LEASE_S / 4
 _DIRECT_READ_S: Final = 1.0
 _MIRROR_S: Final = 10.0
+#: How long requests take a PostgreSQL that refused a connection for lost, before one of them tries again.
+_REFUSED_RETRY_S: Final = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +77,7 @@ class Catalog:
         self._staleness = Staleness(lifetime_s=LEASE_S)
         self._lease_ends = 0.0
         self._lost = False
+        self._retry_at = 0.0
         self._mirrored: dict[str, int] = {}
         self._mirror_due = 0.0
         self._reading = asyncio.Lock()
@@ -128,17 +132,24 @@ class Catalog:
 
     async def _read(self) -> bool:
         """Read the catalogue for a request whose lease has run out; False if PostgreSQL is lost."""
+        if self._lost and self._reading.locked():
+            return False
         async with self._reading:
             # Whoever waited here learns what the one before found out, a loss included: waits must not add up.
-            if self._lost or self._leased():
-                return not self._lost
+            if self._leased():
+                return True
+            if self._lost and time.monotonic() < self._retry_at:
+                return False
             started = time.monotonic()
             try:
                 async with asyncio.timeout(_DIRECT_READ_S), self._postgres.borrowed() as connection:
                     self._accept(await store.read_catalog(connection), started)
-            except LOST:
-                self._mark_lost()
+            except LOST as error:
+                self._lost = True
+                # To be refused costs nothing. A server that hangs costs time: it is left to the listener.
+                self._retry_at = math.inf if isinstance(error, TimeoutError) else time.monotonic() + _REFUSED_RETRY_S
                 return False
+            self._lost = False
             return True
 
     async def _poll(self, connection: Connection) -> None:
@@ -147,7 +158,7 @@ class Catalog:
         self._accept(await store.read_catalog(connection), started)
         if look is not None:
             self._staleness.accept(look)
-        self._lost = False
+        self._lost, self._retry_at = False, 0.0
         await self._mirror()
 
     def _accept(self, entries: dict[str, CatalogEntry], started: float) -> None:
