@@ -80,6 +80,11 @@ def count_of(service: Service) -> int:
     return sum(row["event_count"] for row in succeeded(service.http.get(REPORT))["data"]["rows"])
 
 
+def source_of(service: Service, path: str) -> str:
+    """Where an answer comes from."""
+    return str(succeeded(service.http.get(path))["data"]["source_system"])
+
+
 @pytest.mark.parametrize("loss", LOSSES)
 async def test_everything_goes_on_while_redis(
     service: Service, connection: Connection, own_redis: Server, proxy: Proxy, loss: str
@@ -109,6 +114,27 @@ async def test_everything_goes_on_while_redis(
     until(lambda: service.http.get(REPORT).json()["meta"]["cache_hit"])
     assert count_of(service) == 30
     assert service.http.get("/health").status_code == 200
+
+
+async def test_a_redis_that_is_full_still_serves_what_it_holds(
+    service: Service, connection: Connection, contents: Redis
+) -> None:
+    await insert(connection, DAY, 10)
+    service.recompute("volume-by-period", "day", DAY, DAY)
+    assert [source_of(service, REPORT) for _ in range(2)] == ["postgres", "redis"]
+    contents.config_set("maxmemory-policy", "noeviction")
+    contents.config_set("maxmemory", "1")
+    try:
+        for number in range(3):
+            assert source_of(service, f"{REPORT}&limit={60 + number}") == "postgres"
+            assert source_of(service, f"{REPORT}&limit={60 + number}") == "postgres", "there is no room for it"
+            assert source_of(service, REPORT) == "redis", "to refuse a command is not to be lost"
+        service.recompute("volume-by-period", "day", DAY, DAY)
+    finally:
+        contents.config_set("maxmemory", "0")
+    assert '"event":"redis_lost"' not in service.log()
+    assert '"event":"redis_refuses"' in service.log()
+    assert [source_of(service, f"{REPORT}&limit=60") for _ in range(2)] == ["postgres", "redis"]
 
 
 async def test_a_service_starts_without_redis_and_uses_it_once_it_is_there(
