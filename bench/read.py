@@ -3,17 +3,41 @@
 The method, and what each line means, stand in docs/explanation/performance.md.
 """
 
+import argparse
+import asyncio
+import re
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, timedelta
+from itertools import count
+from pathlib import Path
 from typing import Final
 
+import asyncpg
+import httpx
+import uvloop
+
+from bench import database as own
+from bench import load, open_loop
+from bench.measuring import Line, median, say, show
+from bench.serving import bare_handler, serving
+from pg_analytics.embedded import redis
+from pg_analytics.embedded.binaries import Binaries
+from pg_analytics.embedded.folder import reset
+from pg_analytics.reports import store
+from pg_analytics.reports.definition import builtin_definitions
+from pg_analytics.snapshots.rebuild import rebuild_days
+from pg_analytics.windows import DayRange, Window
+
 _YEAR: Final = 365
+_MONTH: Final = 30
 _CONNECTIONS: Final = 32
-_ROUNDS: Final = 5
-_SECONDS: Final = 3.0
-#: How many connections compute reports: the service's pool but for those that it reserves.
-_PLACES: Final = 6
 _STORM: Final = 1000
+#: How many connections of a service compute reports: those of its pool but for the ones that it reserves.
+_PLACES: Final = 6
 _REPORTS: Final = (
     ("volume-by-period", "period"),
     ("volume-by-period", "source"),
@@ -21,20 +45,296 @@ _REPORTS: Final = (
     ("status-counts", "period"),
     ("top-entities", None),
 )
-_CACHED_TARGET: Final = 0.6
-_UNCACHED_TARGET: Final = 0.4
+_GENERATED_AT: Final = re.compile(rb'"generated_at":"([^"]*)"')
+_DAYS_PER_CHUNK: Final = 30
 
 
 @dataclass(frozen=True, slots=True)
 class Filled:
-    """A database with the events of a year, and their snapshots."""
+    """A database with the events of a year, `events` of them, and their snapshots."""
 
     events: int
     url: str
     redis_url: str
     first_day: date
 
-    @property
-    def environment(self) -> dict[str, str]:
+    def environment(self, *, processes: int = 1) -> dict[str, str]:
         """Settings of a service over it."""
-        return {"DATABASE_URL": self.url, "REDIS_URL": self.redis_url}
+        return {"DATABASE_URL": self.url, "REDIS_URL": self.redis_url, "HTTP_PROCESSES": str(processes)}
+
+    @property
+    def cached(self) -> str:
+        """The path of 30 days of volume."""
+        return _run_path("volume-by-period", self.first_day, self.first_day + timedelta(days=_MONTH - 1))
+
+
+class Bench:
+    """What is measured, each for `seconds`, `rounds` times."""
+
+    def __init__(self, *, seconds: float, rounds: int) -> None:
+        self._seconds = seconds
+        self._rounds = rounds
+        self._cold = count(0, 10_000_019)  # where the next series of requests that nobody has seen begins
+
+    def cached(self, filled: Filled) -> list[Line]:
+        """Hits and 304s beside a handler that does nothing; what else a process answers, for comparison."""
+        say("cached answers")
+        with serving(filled.environment()) as service:
+            first = httpx.get(service + filled.cached)
+            tag = {"If-None-Match": first.headers["ETag"]}
+            with bare_handler(len(httpx.get(service + filled.cached).content)) as bare:
+                hit, bare_hit = self._pairs(
+                    lambda: self._throughput(service + filled.cached), lambda: self._throughput(f"{bare}/")
+                )
+                unchanged, bare_304 = self._pairs(
+                    lambda: self._throughput(service + filled.cached, tag), lambda: self._throughput(f"{bare}/304")
+                )
+            others = [
+                Line(f"{name}, against a bare handler", self._median(service + path), bare_hit, "requests/s")
+                for name, path in (
+                    ("liveness", "/livez"),
+                    ("health", "/api/v1/health"),
+                    ("catalogue", "/api/v1/reports"),
+                )
+            ]
+        return [
+            Line("cached, 30 days of volume, against a bare handler", hit, bare_hit, "requests/s", 0.6, at_least=True),
+            Line("304, against a bare handler's", unchanged, bare_304, "requests/s", 0.6, at_least=True),
+            *others,
+        ]
+
+    def uncached(self, filled: Filled) -> tuple[list[Line], dict[str, float]]:
+        """Each report beside pgbench with the same statement; and its throughput by name."""
+        lines, throughputs = [], {}
+        with serving(filled.environment()) as service:
+            for slug, breakdown in _REPORTS:
+                name = f"{slug}{f' by {breakdown}' if breakdown else ''}"
+                say(f"uncached: {name}, {filled.events:,} events")
+                definition = builtin_definitions()[slug]
+                days = DayRange(filled.first_day, filled.first_day + timedelta(days=_MONTH))
+                sql, arguments = store.report_call(
+                    definition,
+                    breakdown,
+                    days=days,
+                    window=Window.DAY,
+                    limit=load.LIMITS[0],
+                    offset=0,
+                    filters=[None] * len(definition.filters),
+                )
+                more = f"&breakdown={breakdown}" if breakdown else ""
+
+                def asked(slug: str = slug, more: str = more) -> float:
+                    return load.cold_throughput(
+                        service,
+                        f"/api/v1/reports/{slug}/run",
+                        more,
+                        first_day=filled.first_day,
+                        start=next(self._cold),
+                        connections=_PLACES,
+                        seconds=self._seconds,
+                    )
+
+                def bare(sql: str = sql, arguments: Sequence[object] = arguments) -> float:
+                    return load.statements(
+                        filled.url,
+                        sql,
+                        arguments,
+                        vary_from=filled.first_day,
+                        clients=_PLACES,
+                        seconds=self._seconds,
+                    )
+
+                ours, pgbench = self._pairs(asked, bare)
+                throughputs[name] = ours
+                what = f"{name}, 30 days of {filled.events:,} events, uncached, against pgbench"
+                lines.append(Line(what, ours, pgbench, "1/s", 0.4, at_least=True))
+            lines.append(self._year(filled, service))
+        return lines, throughputs
+
+    def _year(self, filled: Filled, service: str) -> Line:
+        """A year of the ranking: one request at a time, since one keeps every core busy."""
+        say(f"uncached: a year of top-entities, {filled.events:,} events")
+        definition = builtin_definitions()["top-entities"]
+        days = DayRange(filled.first_day, filled.first_day + timedelta(days=_YEAR))
+        limits = count(100)
+
+        def ours() -> float:
+            path = _run_path("top-entities", days.start, days.last)
+            answer = httpx.get(f"{service}{path}&limit={next(limits)}", timeout=60)
+            return float(answer.raise_for_status().elapsed.total_seconds())
+
+        sql, arguments = store.report_call(
+            definition, None, days=days, window=Window.DAY, limit=100, offset=0, filters=[]
+        )
+
+        def pgbench() -> float:
+            return 1 / load.statements(filled.url, sql, arguments, vary_from=None, clients=1, seconds=self._seconds)
+
+        took, bare = self._pairs(ours, pgbench)
+        return Line(f"top-entities, a year of {filled.events:,} events, one at a time", took, bare, "s", 1 / 0.4)
+
+    def storm(self, filled: Filled) -> list[Line]:
+        """A thousand clients ask for one answer that nobody has."""
+        say("a miss storm")
+        cold, warm, queries = [], [], 0
+        with serving(filled.environment()) as service:
+            for number in range(self._rounds):
+                path = f"{service}{filled.cached}&offset={1 + number}"
+                took, answers = uvloop.run(open_loop.storm(path, clients=_STORM))
+                refused = [answer for answer in answers if b" 200 " not in answer[:16]]
+                if refused:
+                    sys.exit(f"{len(refused)} of {_STORM} were not answered: {refused[0][:200]!r}")
+                queries += len({found for answer in answers for found in _GENERATED_AT.findall(answer)})
+                cold.append(took)
+                warm.append(uvloop.run(open_loop.storm(path, clients=_STORM))[0])
+        return [
+            Line("1,000 clients at once, one cold key, against a cached one", median(cold), median(warm), "s"),
+            Line("… queries that it took, per storm", queries, self._rounds, "", 1),
+        ]
+
+    def processes(self, filled: Filled) -> list[Line]:
+        """One, two and four processes: cached and uncached."""
+        found: dict[int, tuple[float, float]] = {}
+        for processes in (1, 2, 4):
+            say(f"{processes} server processes")
+            with serving(filled.environment(processes=processes)) as service:
+                for _ in range(8 * processes):  # until each has it
+                    httpx.get(service + filled.cached)
+                hits = self._median(service + filled.cached)
+                misses = median(
+                    [
+                        load.cold_throughput(
+                            service,
+                            "/api/v1/reports/volume-by-period/run",
+                            "",
+                            first_day=filled.first_day,
+                            start=next(self._cold),
+                            connections=_CONNECTIONS,
+                            seconds=self._seconds,
+                        )
+                        for _ in range(self._rounds)
+                    ]
+                )
+                found[processes] = hits, misses
+        return [
+            Line(f"{processes} processes against one, {what}", found[processes][kind], found[1][kind], "1/s")
+            for kind, what in enumerate(("cached", "uncached"))
+            for processes in (2, 4)
+        ]
+
+    def latency(self, filled: Filled) -> list[Line]:
+        """At half of the highest throughput, beside the bare handler at the same rate."""
+        say("latency at half of the highest throughput")
+        with serving(filled.environment()) as service:
+            size = len(httpx.get(service + filled.cached).content)
+            rate = self._median(service + filled.cached) / 2
+            with bare_handler(size) as bare:
+                ours, limit = (
+                    uvloop.run(open_loop.measure(url, rate=rate, seconds=max(10, 3 * self._seconds)))
+                    for url in (service + filled.cached, f"{bare}/")
+                )
+        if ours.errors:
+            sys.exit(f"{ours.errors} errors")
+        return [
+            Line(f"cached, {rate:,.0f} requests/s, {name}, against a bare handler", value, reference, "ms")
+            for name, value, reference in (
+                ("median", ours.median, limit.median),
+                ("99th percentile", ours.p99, limit.p99),
+                ("99.9th percentile", ours.p999, limit.p999),
+            )
+        ]
+
+    def _throughput(self, url: str, headers: dict[str, str] | None = None) -> float:
+        return load.throughput(url, connections=_CONNECTIONS, seconds=self._seconds, headers=headers)
+
+    def _median(self, url: str) -> float:
+        return median([self._throughput(url) for _ in range(self._rounds)])
+
+    def _pairs(self, ours: Callable[[], float], reference: Callable[[], float]) -> tuple[float, float]:
+        """Medians of both, measured by turns, so that whatever else the machine does hits both."""
+        measured = [(ours(), reference()) for _ in range(self._rounds)]
+        return median([one for one, _ in measured]), median([other for _, other in measured])
+
+
+def _run_path(slug: str, first: date, last: date) -> str:
+    return f"/api/v1/reports/{slug}/run?date_from={first}&date_to={last}"
+
+
+async def _fill(url: str, events: int) -> date:
+    """Events of the year that ended yesterday, and their snapshots."""
+    first_day = own.FIRST_DAY
+    connection = await asyncpg.connect(url)
+    await own.generate(connection, events=events, days=_YEAR, first_day=first_day)
+    say("snapshots of all of them")
+    # Late events lie before the year.
+    days = list(DayRange(first_day - timedelta(days=31), first_day + timedelta(days=_YEAR)))
+    for start in range(0, len(days), _DAYS_PER_CHUNK):
+        async with connection.transaction():
+            await rebuild_days(connection, days[start : start + _DAYS_PER_CHUNK], run_id=None)
+    await connection.execute("VACUUM (ANALYZE)")
+    await connection.close()
+    return first_day
+
+
+def _compared(few: Filled, many: Filled, throughputs: dict[int, dict[str, float]]) -> list[Line]:
+    """How the reports do as events grow."""
+    times = f"{many.events:,} events against {few.events:,}"
+    return [
+        Line(f"{name}, 30 days, uncached, {times}", throughputs[many.events][name], value, "1/s")
+        for name, value in throughputs[few.events].items()
+    ]
+
+
+def _measure(arguments: argparse.Namespace, filled: Sequence[Filled]) -> list[Line]:
+    bench = Bench(seconds=arguments.seconds, rounds=arguments.rounds)
+    largest = filled[-1]
+    lines = bench.cached(largest)
+    throughputs: dict[int, dict[str, float]] = {}
+    for one in filled:
+        found, throughputs[one.events] = bench.uncached(one)
+        lines += found
+    if len(filled) > 1:
+        lines += _compared(filled[0], largest, throughputs)
+    return [*lines, *bench.storm(largest), *bench.processes(largest), *bench.latency(largest)]
+
+
+def _databases(opened: ExitStack, events: Sequence[int]) -> Iterator[Filled]:
+    """A database per number of events, on servers of their own."""
+    folder = Path(opened.enter_context(tempfile.TemporaryDirectory(prefix="pg-analytics-bench-")))
+    opened.callback(reset, folder)
+    cache = opened.enter_context(redis.start(folder, binaries=Binaries("auto"), durable=False))
+    server_url = opened.enter_context(own.server(None))
+    runner = opened.enter_context(asyncio.Runner())
+    databases = AsyncExitStack()
+    opened.callback(lambda: runner.run(databases.aclose()))
+    for number in sorted(events):
+        url = runner.run(databases.enter_async_context(own.database(server_url)))
+        yield Filled(number, url, cache.url, runner.run(_fill(url, number)))
+
+
+def main() -> None:
+    """Measure, and print the table."""
+    parser = argparse.ArgumentParser(prog="python -m bench.read", description=__doc__)
+    parser.add_argument(
+        "--events",
+        type=int,
+        nargs="+",
+        default=[25_000, 10_000_000],
+        help="sizes of the databases (default: 25000 10000000)",
+    )
+    parser.add_argument("--seconds", type=float, default=3.0, help="for how long each is measured (default: 3)")
+    parser.add_argument("--rounds", type=int, default=5, help="how often; the median counts (default: 5)")
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    arguments = parser.parse_args()
+    if min(arguments.events) < _YEAR or arguments.seconds < 1 or arguments.rounds < 1:
+        parser.error(f"--events: at least {_YEAR} each; --seconds and --rounds: at least 1")
+    load.require()
+    try:
+        with ExitStack() as opened:
+            show(_measure(arguments, list(_databases(opened, arguments.events))), as_json=arguments.json)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -131,6 +131,23 @@ async def read_stale_days(connection: Connection, *, most: int) -> dict[str, lis
     return {row["rollup"]: row["days"] for row in found}
 
 
+def report_call(
+    definition: ReportDefinition,
+    breakdown: str | None,
+    *,
+    days: DayRange,
+    window: Window,
+    limit: int,
+    offset: int,
+    filters: list[str | None],
+    max_fresh_days: int | None = None,
+) -> tuple[str, list[object]]:
+    """The statement that runs a report, and its arguments."""
+    sql = run_statement(definition.slug, breakdown, fresh=max_fresh_days is not None)
+    asked = [days.start, days.end, window.value, limit, offset, *filters]
+    return sql, [*asked, definition.rollup, max_fresh_days, _MAX_LOG_BYTES, definition.slug]
+
+
 async def run_report(
     connection: Connection,
     definition: ReportDefinition,
@@ -148,9 +165,17 @@ async def run_report(
     With `max_fresh_days`, the rows are those of this very moment: the events of stale days are counted. Where there
     are more such days than that, `fresh_days` says so, and the rows are not fresh.
     """
-    sql = run_statement(definition.slug, breakdown, fresh=max_fresh_days is not None)
-    asked = (days.start, days.end, window.value, limit, offset, *filters)
-    [row] = await connection.fetch(sql, *asked, definition.rollup, max_fresh_days, _MAX_LOG_BYTES, definition.slug)
+    sql, arguments = report_call(
+        definition,
+        breakdown,
+        days=days,
+        window=window,
+        limit=limit,
+        offset=offset,
+        filters=filters,
+        max_fresh_days=max_fresh_days,
+    )
+    [row] = await connection.fetch(sql, *arguments)
     return ReportRows(**row)
 
 
