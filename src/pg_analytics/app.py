@@ -23,6 +23,7 @@ from pg_analytics.health import routes as health_routes
 from pg_analytics.health.probes import Probes
 from pg_analytics.http import gateway
 from pg_analytics.http.auth import ManagementKey
+from pg_analytics.http.gateway import Gateway
 from pg_analytics.postgres.migrate import migrate
 from pg_analytics.postgres.pool import LOST, Postgres, connection_options, describe
 from pg_analytics.postgres.regularly import Regularly
@@ -38,7 +39,7 @@ from pg_analytics.reports import routes as report_routes
 from pg_analytics.reports.admission import Admission
 from pg_analytics.reports.cache import ReportCache
 from pg_analytics.reports.catalog import Catalog, install_builtin_reports
-from pg_analytics.reports.hits import Hits
+from pg_analytics.reports.hits import Hits, Misses
 from pg_analytics.reports.memory import Memory
 from pg_analytics.reports.run import ReportRunner
 from pg_analytics.settings import Settings
@@ -209,7 +210,7 @@ async def application(
     streams = RunStreams(postgres, stopping=stopping)
     api = [
         *health_routes.routes(probes, version=settings.version, clock=clock),
-        *report_routes.routes(postgres, runner),
+        *report_routes.routes(postgres),
         *recompute_routes.routes(postgres, trigger, streams, key, body_timeout=settings.http_read_timeout),
         *schedule_routes.routes(postgres, key, body_timeout=settings.http_read_timeout),
         *audit_routes.routes(postgres, key),
@@ -220,8 +221,9 @@ async def application(
     await postgres.open()
     await catalog.start()
     try:
-        whole = gateway.build(routes, deadline=settings.http_write_timeout)
-        yield Hits(whole, catalog, runner, prefix=f"{BASE_PATH}/reports/")
+        reports = f"{BASE_PATH}/reports/"
+        misses = Misses(gateway.router(routes), runner, below=reports)
+        yield Hits(Gateway(misses, deadline=settings.http_write_timeout), catalog, runner, below=reports)
     finally:
         await catalog.stop()
         await probes.close()

@@ -63,6 +63,11 @@ def not_found(what: str) -> ServiceError:
     return ServiceError(ErrorCode.NOT_FOUND, f"{what} was not found")
 
 
+def method_not_allowed(allowed: str) -> ServiceError:
+    """405; `allowed` lists the methods that would have been, as `Allow` does."""
+    return ServiceError(ErrorCode.METHOD_NOT_ALLOWED, f"this route answers {allowed}", headers={"Allow": allowed})
+
+
 def unavailable(message: str, *, retry_after_s: int = 1) -> ServiceError:
     """503 with `Retry-After` in seconds: the request may succeed unchanged a little later."""
     return ServiceError(ErrorCode.SERVICE_UNAVAILABLE, message, headers={"Retry-After": str(retry_after_s)})

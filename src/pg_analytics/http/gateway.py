@@ -17,7 +17,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from pg_analytics.errors import ErrorCode, ServiceError, invalid, not_found, unavailable
+from pg_analytics.errors import ErrorCode, ServiceError, invalid, method_not_allowed, not_found, unavailable
 from pg_analytics.http.body import Incoming
 from pg_analytics.http.envelope import failure
 
@@ -28,24 +28,28 @@ _log: Final = structlog.get_logger(__name__)
 _SANE_REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
 
 
-def build(routes: Sequence[BaseRoute], *, deadline: timedelta) -> ASGIApp:
-    """The ASGI application that serves `routes`; a request that takes longer than `deadline` is answered 503.
-    A stream of events must only have begun by then.
-    """
+def router(routes: Sequence[BaseRoute]) -> ASGIApp:
+    """The ASGI application that serves `routes`."""
     application = Starlette(
         routes=routes,
         exception_handlers={HTTPException: _routing_failed, ServiceError: _service_error, Exception: _defect},
     )
     application.router.redirect_slashes = False
-    return _Gateway(application, deadline)
+    return application
 
 
-class _Gateway:
-    def __init__(self, application: ASGIApp, deadline: timedelta) -> None:
+class Gateway:
+    """Stands in front of an ASGI application."""
+
+    def __init__(self, application: ASGIApp, *, deadline: timedelta) -> None:
+        """A request that takes longer than `deadline` is answered 503. A stream of events must only have begun by
+        then.
+        """
         self._application = application
         self._deadline_s = deadline.total_seconds()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
         if scope["type"] != "http":
             return
         request_id = _request_id(scope)
@@ -68,12 +72,14 @@ class _Gateway:
             try:
                 async with deadline:
                     await self._answer(scope, incoming.receive, send_with_id)
-            except Exception as error:  # noqa: BLE001 - the caller has its opaque answer; the cause goes to the log
-                if not deadline.expired():
+            except Exception as error:  # noqa: BLE001 - the caller gets an opaque answer; the cause goes to the log
+                if deadline.expired():
+                    told = unavailable(f"no answer within {self._deadline_s:g} seconds")
+                else:
+                    told = _internal_error(request_id)
                     _log.exception("defect", method=scope["method"], path=scope["path"], exc_info=error)
-                elif status == 0:
-                    late = failure(unavailable(f"no answer within {self._deadline_s:g} seconds"))
-                    await late(scope, incoming.receive, send_with_id)
+                if status == 0:
+                    await failure(told)(scope, incoming.receive, send_with_id)
             _log.info(
                 "request",
                 method=scope["method"],
@@ -129,22 +135,15 @@ async def _service_error(_request: Request, error: Exception) -> Response:
 async def _routing_failed(_request: Request, error: Exception) -> Response:
     if isinstance(error, HTTPException) and error.status_code == ErrorCode.METHOD_NOT_ALLOWED.status:
         allowed = ", ".join(sorted((error.headers or {}).get("Allow", "").split(", ")))
-        return failure(
-            ServiceError(
-                ErrorCode.METHOD_NOT_ALLOWED,
-                f"this route answers {allowed}",
-                headers={"Allow": allowed},
-            )
-        )
+        return failure(method_not_allowed(allowed))
     return failure(not_found("route"))
 
 
 async def _defect(request: Request, _error: Exception) -> Response:
-    request_id = request.scope["state"]["request_id"]
-    return failure(
-        ServiceError(
-            ErrorCode.INTERNAL_ERROR,
-            f"internal error; request id {request_id}",
-            details={"request_id": request_id},
-        )
+    return failure(_internal_error(request.scope["state"]["request_id"]))
+
+
+def _internal_error(request_id: str) -> ServiceError:
+    return ServiceError(
+        ErrorCode.INTERNAL_ERROR, f"internal error; request id {request_id}", details={"request_id": request_id}
     )

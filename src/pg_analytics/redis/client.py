@@ -18,6 +18,7 @@ from typing import Any, Final, TypeAlias, cast
 
 import structlog
 from redis.asyncio import Redis
+from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
@@ -55,12 +56,9 @@ class RedisClient:
 
     def __init__(self, url: str, *, timeout: timedelta) -> None:
         self._timeout_s = timeout.total_seconds()
+        # Time limits, and whether to try again, are decided here; what the driver did about them would add to both.
         self._redis: Redis = Redis.from_url(
-            url,
-            socket_timeout=self._timeout_s,
-            socket_connect_timeout=self._timeout_s,
-            # The breaker decides about trying again; a retry inside a request would only add to its wait.
-            retry=Retry(NoBackoff(), 0),
+            url, socket_timeout=None, socket_connect_timeout=self._timeout_s, retry=Retry(NoBackoff(), 0)
         )
         self._waiting: list[_Waiting] = []
         self._sending: asyncio.Task[None] | None = None
@@ -97,9 +95,9 @@ class RedisClient:
         )
         return value, bool(leads)
 
-    async def put_and_release(self, key: str, value: bytes, lead_key: str, token: str, *, ttl_s: int) -> None:
-        """Store `value` for `ttl_s` seconds, and delete `lead_key` if it still holds `token`."""
-        await self._run(_PUT_AND_RELEASE, [key, lead_key], value, ttl_s, token)
+    def put_and_release(self, key: str, value: bytes, lead_key: str, token: str, *, ttl_s: int) -> None:
+        """Store `value` for `ttl_s` seconds, and delete `lead_key` if it still holds `token`: soon."""
+        self._send_soon(None, "EVAL", _PUT_AND_RELEASE, 2, key, lead_key, value, ttl_s, token)
 
     async def put(self, key: str, value: bytes, *, ttl_s: int) -> None:
         """Store `value` for `ttl_s` seconds."""
@@ -128,12 +126,17 @@ class RedisClient:
         """The answer to `command`; `default` if there is none."""
         if self._probe is not None:
             return default
-        waiting = _Waiting(command, default, asyncio.get_running_loop().create_future())
-        self._waiting.append(waiting)
+        answer = asyncio.get_running_loop().create_future()
+        self._send_soon(answer, *command, default=default)
+        return await answer
+
+    def _send_soon(self, answer: asyncio.Future[Any] | None, *command: _Word, default: Any = None) -> None:
+        if self._probe is not None:
+            return
+        self._waiting.append(_Waiting(command, default, answer))
         if self._sending is None:
             # A context of its own, here and below: the task outlives the request that started it.
             self._sending = asyncio.create_task(self._send_all(), context=Context())
-        return await waiting.answer
 
     async def _send_all(self) -> None:
         """Send batches until nobody waits."""
@@ -147,10 +150,8 @@ class RedisClient:
     async def _send(self, batch: "list[_Waiting]") -> None:
         answers: list[Any]
         try:
-            async with asyncio.timeout(self._timeout_s), self._redis.pipeline(transaction=False) as pipeline:
-                for waiting in batch:
-                    pipeline.execute_command(*waiting.command)
-                answers = await pipeline.execute(raise_on_error=False)
+            async with asyncio.timeout(self._timeout_s):
+                answers = await self._exchange([waiting.command for waiting in batch])
         except (RedisError, OSError) as error:  # TimeoutError is an OSError
             _log.warning("redis_lost", error=type(error).__name__)
             self._probe = asyncio.create_task(self._probe_until_answered(), context=Context())
@@ -160,6 +161,20 @@ class RedisClient:
             if isinstance(answer, ResponseError):
                 self._refused(answer)
             waiting.answered(answer)
+
+    async def _exchange(self, commands: "list[tuple[_Word, ...]]") -> list[Any]:
+        """Send all, then read all: a pipeline, without what the driver's own does for clusters and metrics."""
+        pool = self._redis.connection_pool
+        connection = await pool.get_connection()  # type: ignore[no-untyped-call]
+        try:
+            await connection.send_packed_command(connection.pack_commands(commands), check_health=False)
+            return [await _answer_on(connection) for _ in commands]
+        except BaseException:
+            # What is still under way on it belongs to nobody.
+            await connection.disconnect(nowait=True)
+            raise
+        finally:
+            await pool.release(connection)
 
     def _refused(self, error: ResponseError) -> None:
         now = time.monotonic()
@@ -176,15 +191,22 @@ class RedisClient:
 
 @dataclass(frozen=True, slots=True)
 class _Waiting:
-    """A command on its way, and who waits for its answer."""
+    """A command on its way, and who waits for its answer, if anybody does."""
 
     command: tuple[_Word, ...]
     default: Any
-    answer: asyncio.Future[Any]
+    answer: asyncio.Future[Any] | None
 
     def answered(self, answer: Any) -> None:
-        if not self.answer.done():  # who waited may have given up
+        if self.answer is not None and not self.answer.done():  # who waited may have given up
             self.answer.set_result(self.default if isinstance(answer, Exception) else answer)
+
+
+async def _answer_on(connection: AbstractConnection) -> Any:
+    try:
+        return await connection.read_response()
+    except ResponseError as refused:
+        return refused
 
 
 def _milliseconds(duration: timedelta) -> int:

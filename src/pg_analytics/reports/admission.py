@@ -31,7 +31,10 @@ class Admission:
             self._places.release()
 
     async def _enter(self) -> None:
-        if self._waiting >= self._queue and self._places.locked():
+        if not self._places.locked():
+            await self._places.acquire()
+            return
+        if self._waiting >= self._queue:
             raise _overloaded()
         self._waiting += 1
         try:

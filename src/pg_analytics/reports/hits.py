@@ -1,8 +1,11 @@
-"""The shortest way to an answer that this process has in memory: in front of everything else, and past it.
+"""The two ways to the answer of `/reports/{slug}/run`, in the same words.
 
-A cached answer shall cost what it costs to hand bytes to a socket, so nothing is parsed or built here that was parsed
-or built before: the query string is known, and so is the body. Whatever is not so goes on to the whole application,
-which answers in the same words.
+`Hits` is the shortest one, in front of everything else and past it, to an answer that this process has in memory. A
+cached answer shall cost what it costs to hand bytes to a socket, so nothing is parsed or built here that was parsed or
+built before: the query string is known, and so is the body. Whatever is not so goes on.
+
+`Misses` is behind the gateway, like everything else, but before the router: of what a short report costs, a router
+would be a good part.
 """
 
 import time
@@ -12,7 +15,9 @@ from typing import Final
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from pg_analytics.errors import ServiceError, method_not_allowed
 from pg_analytics.http.body import ANNOUNCING_BODY
+from pg_analytics.http.envelope import failure
 from pg_analytics.http.gateway import new_request_id, sane_request_id
 from pg_analytics.reports.catalog import Catalog
 from pg_analytics.reports.memory import Kept, Told
@@ -25,6 +30,8 @@ _COUNT_S: Final = 10.0
 #: For how many seconds longer than an answer lives a client's cache may use it: while it asks anew, and while we fail.
 _WHILE_REVALIDATING_S: Final = 30
 _IF_ERROR_S: Final = 3600
+_METHODS: Final = ("GET", "HEAD")
+_RUN: Final = "/run"
 _NO_STORE: Final = (b"cache-control", b"no-store")
 _VARY: Final = (b"vary", b"accept-encoding")
 _NO_BODY: Final[Message] = {"type": "http.response.body", "body": b""}
@@ -61,12 +68,12 @@ def accepts_gzip(accept_encoding: bytes) -> bool:
 class Hits:
     """Answers from memory, and hands on what is not there."""
 
-    def __init__(self, application: ASGIApp, catalog: Catalog, runner: ReportRunner, *, prefix: str) -> None:
-        """`prefix` is the path below which reports lie, such as `/api/v1/reports/`."""
+    def __init__(self, application: ASGIApp, catalog: Catalog, runner: ReportRunner, *, below: str) -> None:
+        """`below` is the path below which reports lie, such as `/api/v1/reports/`."""
         self._application = application
         self._catalog = catalog
         self._runner = runner
-        self._prefix = prefix
+        self._below = below
         self._count = 0
         self._count_since = time.monotonic()
 
@@ -85,10 +92,10 @@ class Hits:
 
     def _find(self, scope: Scope) -> tuple[Question, Kept, int] | None:
         """What is asked for, and its answer and age, if the answer is in memory and known to be current."""
-        path: str = scope["path"]
-        if not path.startswith(self._prefix) or not path.endswith("/run") or scope["method"] not in {"GET", "HEAD"}:
+        slug = _slug(scope["path"], self._below)
+        if slug is None or scope["method"] not in _METHODS:
             return None
-        question = self._runner.recall(path[len(self._prefix) : -len("/run")], scope["query_string"])
+        question = self._runner.recall(slug, scope["query_string"])
         if question is None or question.asked.fresh:
             return None
         version = self._catalog.current_version(question.slug)
@@ -123,6 +130,64 @@ class Hits:
         now = time.monotonic()
         _log.info("hits", count=self._count, during_s=round(now - self._count_since, 1))
         self._count, self._count_since = 0, now
+
+
+class Misses:
+    """Answers what `Hits` hands on, and hands on what is not a report."""
+
+    def __init__(self, application: ASGIApp, runner: ReportRunner, *, below: str) -> None:
+        """As for `Hits`."""
+        self._application = application
+        self._runner = runner
+        self._below = below
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer, or hand on."""
+        slug = _slug(scope["path"], self._below)
+        if slug is None:
+            await self._application(scope, receive, send)
+            return
+        try:
+            if scope["method"] not in _METHODS:
+                raise method_not_allowed(", ".join(_METHODS))
+            start, body = await self._answer(slug, scope)
+        except ServiceError as error:
+            await failure(error)(scope, receive, send)
+            return
+        await send(start)
+        await send(body)
+
+    async def _answer(self, slug: str, scope: Scope) -> tuple[Message, Message]:
+        """The two messages of the answer."""
+        question, known = await self._runner.resolve(slug, scope["query_string"])
+        gzip, if_none_match = False, []
+        for name, value in scope["headers"]:
+            if name == b"accept-encoding":
+                gzip = accepts_gzip(value)
+            elif name == b"if-none-match":
+                if_none_match.append(value)
+        ttl_s = known.entry.cache_ttl_seconds
+        if if_none_match and ttl_s and not known.degraded and not question.asked.fresh:
+            tag = question.tag(known.entry.version)
+            if any(is_known(tag, value) for value in if_none_match):
+                return {
+                    "type": "http.response.start",
+                    "status": 304,
+                    "headers": caching_headers(tag, ttl_s, 0),
+                }, _NO_BODY
+        answer = await self._runner.answer(question, known)
+        body, described = negotiated(answer.told, gzip=gzip)
+        headers = described + caching_headers(answer.tag, answer.max_age_s, answer.age_s)
+        start = {"type": "http.response.start", "status": 200, "headers": headers}
+        return start, _NO_BODY if scope["method"] == "HEAD" else {"type": "http.response.body", "body": body}
+
+
+def _slug(path: str, below: str) -> str | None:
+    """The slug in `{below}{slug}/run`; None if the path is another one."""
+    if not path.startswith(below) or not path.endswith(_RUN):
+        return None
+    slug = path[len(below) : -len(_RUN)]
+    return slug if slug and "/" not in slug else None
 
 
 def negotiated(told: Told, *, gzip: bool) -> tuple[bytes, list[tuple[bytes, bytes]]]:

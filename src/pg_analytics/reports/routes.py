@@ -12,8 +12,6 @@ from pg_analytics.http.params import OFFSET, Choice, Integer, Query, Text
 from pg_analytics.postgres.pool import Postgres
 from pg_analytics.reports import store
 from pg_analytics.reports.definition import builtin_definitions
-from pg_analytics.reports.hits import accepts_gzip, caching_headers, is_known, negotiated
-from pg_analytics.reports.run import ReportRunner
 
 SEARCH: Final = Text("search", None)
 LIMIT: Final = Integer("limit", 20, minimum=1, maximum=100)
@@ -21,8 +19,8 @@ SORT: Final = Choice("sort", "name", choices=("slug", "name", "updated_at", "cac
 ORDER: Final = Choice("order", "asc", choices=("asc", "desc"))
 
 
-def routes(postgres: Postgres, runner: ReportRunner) -> list[BaseRoute]:
-    """`/reports`, `/reports/{slug}` and `/reports/{slug}/run`."""
+def routes(postgres: Postgres) -> list[BaseRoute]:
+    """`/reports` and `/reports/{slug}`. What answers `/reports/{slug}/run` is in `hits`."""
 
     async def list_reports(request: Request) -> Response:
         query = Query(request.scope["query_string"])
@@ -62,27 +60,7 @@ def routes(postgres: Postgres, runner: ReportRunner) -> list[BaseRoute]:
             }
         )
 
-    async def run_report(request: Request) -> Response:
-        asked, known = await runner.resolve(request.path_params["slug"], request.scope["query_string"])
-        ttl_s = known.entry.cache_ttl_seconds
-        if_none_match = request.headers.get("if-none-match")
-        if if_none_match is not None and ttl_s and not known.degraded and not asked.asked.fresh:
-            tag = asked.tag(known.entry.version)
-            if is_known(tag, if_none_match.encode("latin-1")):
-                return _response(304, b"", caching_headers(tag, ttl_s, 0))
-        answer = await runner.answer(asked, known)
-        gzip = accepts_gzip(request.headers.get("accept-encoding", "").encode("latin-1"))
-        body, described = negotiated(answer.told, gzip=gzip)
-        return _response(200, body, [*described, *caching_headers(answer.tag, answer.max_age_s, answer.age_s)])
-
     return [
         Route("/reports", list_reports),
         Route("/reports/{slug}", get_report),
-        Route("/reports/{slug}/run", run_report),
     ]
-
-
-def _response(status: int, body: bytes, headers: list[tuple[bytes, bytes]]) -> Response:
-    response = Response(body, status_code=status)
-    response.raw_headers = headers
-    return response

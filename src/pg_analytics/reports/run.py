@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
+from itertools import count
 from typing import Any, Final
 from uuid import uuid4
 
@@ -106,6 +107,9 @@ class ReportRunner:
         self._clock = clock
         self._flights: SingleFlight[_Computed] = SingleFlight()
         self._questions: dict[tuple[str, bytes], Question] = {}
+        #: As whom this process computes for the whole fleet: each time another word, which nobody else has.
+        self._name = uuid4().hex
+        self._leaders = count()
         self._renewals: set[asyncio.Task[None]] = set()
 
     def recall(self, slug: str, query: bytes) -> Question | None:
@@ -194,12 +198,12 @@ class ReportRunner:
         hit = envelope.body(data | {"cache_hit": True, "source_system": "redis"}, meta | {"cache_hit": True})
         self._memory.put(question.slug, version, question.identity, question.tag(version), hit)
         seen_key = entry_key(question.slug, version, question.identity)
-        await self._cache.settle(key, leader, seen_key, hit, ttl_s=ttl_s)
+        self._cache.settle(key, leader, seen_key, hit, ttl_s=ttl_s)
         return _Computed(version, hit, _body_from_postgres(data, meta | momentary))
 
     async def _follow(self, key: str, ttl_s: int) -> tuple[bytes | None, str]:
         """The body under `key` once another process has put it there, or the word under which we are to do that."""
-        leader = uuid4().hex
+        leader = f"{self._name}-{next(self._leaders)}"
         waits_until = time.monotonic() + _FLEET_PATIENCE_S
         while True:
             hit, leading = await self._cache.get_or_lead(key, leader, ttl_s=ttl_s)
