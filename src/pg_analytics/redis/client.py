@@ -96,8 +96,12 @@ class RedisClient:
         return value, bool(leads)
 
     def put_and_release(self, key: str, value: bytes, lead_key: str, token: str, *, ttl_s: int) -> None:
-        """Store `value` for `ttl_s` seconds, and delete `lead_key` if it still holds `token`: soon."""
-        self._send_soon(None, "EVAL", _PUT_AND_RELEASE, 2, key, lead_key, value, ttl_s, token)
+        """Store `value` for `ttl_s` seconds, and delete `lead_key` if it still holds `token`. Not waited for."""
+        if self._probe is None:
+            self._waiting.append(
+                _Waiting(("EVAL", _PUT_AND_RELEASE, 2, key, lead_key, value, ttl_s, token), None, None)
+            )
+            self._begin()
 
     async def put(self, key: str, value: bytes, *, ttl_s: int) -> None:
         """Store `value` for `ttl_s` seconds."""
@@ -127,14 +131,12 @@ class RedisClient:
         if self._probe is not None:
             return default
         answer = asyncio.get_running_loop().create_future()
-        self._send_soon(answer, *command, default=default)
+        self._waiting.append(_Waiting(command, default, answer))
+        self._begin()
         return await answer
 
-    def _send_soon(self, answer: asyncio.Future[Any] | None, *command: _Word, default: Any = None) -> None:
-        if self._probe is not None:
-            return
-        self._waiting.append(_Waiting(command, default, answer))
-        if self._sending is None:
+    def _begin(self) -> None:
+        if self._waiting and self._sending is None:
             # A context of its own, here and below: the task outlives the request that started it.
             self._sending = asyncio.create_task(self._send_all(), context=Context())
 

@@ -1,10 +1,11 @@
 """Answers kept in this process: a bounded number of bytes, of which the least valuable leave first.
 
 What an answer is worth is what it would cost without it: how often it was asked for, times how long it takes to
-compute, per byte. When there is no more room, all are weighed, the least valuable tenth of the bytes leaves, and the
-counts of the others are halved, so that yesterday's favourite does not stay for ever, however slow it was. A weighing
-costs time in proportion to the answers that are kept, and happens once for each tenth of the bytes that comes in, so an
-answer's share of it is small.
+compute, per byte. To that is added the worth of the last one that left, at the moment when this one was asked for: so
+whatever nobody asks for any more is overtaken in the end, however popular it was. This is the policy that is known as
+GreedyDual-Size-Frequency (L. Cherkasova, 1998). A heap finds the one that leaves, so that keeping an answer costs time
+with the logarithm of how many are kept. Answers that were asked for since the heap was told of them are weighed anew
+when they come up: their worth has only grown.
 
 An answer belongs to a version of its report. When that moves on, all answers of older versions leave at once.
 """
@@ -13,6 +14,8 @@ import gzip
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from heapq import heapify, heappop, heappush
+from itertools import count
 from typing import Final
 
 from pg_analytics.reports.cache import from_memory, took_ms, with_meta
@@ -21,7 +24,6 @@ from pg_analytics.reports.cache import from_memory, took_ms, with_meta
 _OVERHEAD: Final = 1024
 #: How many times its body: as it is kept, as it was last told, and that compressed.
 _COPIES: Final = 2.5
-_KEEP: Final = 0.9
 #: Shorter bodies fit into a packet or two as they are.
 _WORTH_COMPRESSING: Final = 1024
 _COMPRESSION_LEVEL: Final = 6
@@ -53,19 +55,13 @@ class Kept:
     tag: bytes
     hit: bytes
     since: float
-    asked: float = 1.0
+    size: int
+    cost_ms: int
+    asked: int = 0
+    worth: float = 0.0
+    gone: bool = False
     told: Told | None = None
     moment: object = None
-
-    @property
-    def size(self) -> int:
-        """Bytes that it takes, about."""
-        return int(_OVERHEAD + _COPIES * len(self.hit))
-
-    @property
-    def value(self) -> float:
-        """What keeping it is worth, per byte."""
-        return self.asked * (1 + took_ms(self.hit)) / self.size
 
     def tell(self, momentary: Mapping[str, object], moment: object) -> Told:
         """The answer with what is true of this `moment` only."""
@@ -86,6 +82,9 @@ class Memory:
         """0 bytes keep nothing."""
         self._max_bytes = max_bytes
         self._reports: dict[str, _OfReport] = {}
+        self._heap: list[tuple[float, int, _OfReport, str, Kept]] = []
+        self._numbers = count()  # no two entries of the heap are equal, so that nothing else of them is compared
+        self._floor = 0.0
         self.bytes = 0
 
     def get(self, slug: str, version: int, key: str) -> Kept | None:
@@ -95,43 +94,55 @@ class Memory:
             return None
         kept = report.answers.get(key)
         if kept is not None:
-            kept.asked += 1
+            self._weigh(kept)
         return kept
 
     def put(self, slug: str, version: int, key: str, tag: bytes, hit: bytes) -> None:
         """Keep the body of a hit, unless newer numbers are known or it would take too much of the room."""
         self.forget_older(slug, version)
         report = self._reports[slug]
-        kept = Kept(tag, hit, time.monotonic())
+        kept = Kept(tag, hit, time.monotonic(), _OVERHEAD + int(_COPIES * len(hit)), 1 + took_ms(hit))
         if version < report.version or kept.size > self._max_bytes / 10:
             return
         self._remove(report, key)
+        self._weigh(kept)
         report.answers[key] = kept
         self.bytes += kept.size
-        if self.bytes > self._max_bytes:
-            self._make_room()
+        self._enter(report, key, kept)
+        while self.bytes > self._max_bytes:
+            self._remove_least()
 
     def forget_older(self, slug: str, version: int) -> None:
         """`version` of a report is known now: nobody asks for older ones any more."""
         report = self._reports.get(slug)
-        if report is None or report.version < version:
-            self._reports[slug] = _OfReport(version)
-            self.bytes -= 0 if report is None else sum(kept.size for kept in report.answers.values())
+        if report is not None and report.version >= version:
+            return
+        self._reports[slug] = _OfReport(version)
+        if report is not None and report.answers:
+            for key in list(report.answers):
+                self._remove(report, key)
+            self._heap = [entry for entry in self._heap if not entry[-1].gone]
+            heapify(self._heap)
 
-    def _make_room(self) -> None:
-        everything = [
-            (kept.value, key, report) for report in self._reports.values() for key, kept in report.answers.items()
-        ]
-        everything.sort(key=lambda weighed: weighed[0])
-        for _, key, report in everything:
-            if self.bytes <= self._max_bytes * _KEEP:
-                break
-            self._remove(report, key)
-        for report in self._reports.values():
-            for kept in report.answers.values():
-                kept.asked /= 2
+    def _weigh(self, kept: Kept) -> None:
+        kept.asked += 1
+        kept.worth = self._floor + kept.asked * kept.cost_ms / kept.size
+
+    def _enter(self, report: _OfReport, key: str, kept: Kept) -> None:
+        heappush(self._heap, (kept.worth, next(self._numbers), report, key, kept))
+
+    def _remove_least(self) -> None:
+        worth, _, report, key, kept = heappop(self._heap)
+        if kept.gone:
+            return
+        if kept.worth > worth:
+            self._enter(report, key, kept)
+            return
+        self._floor = worth
+        self._remove(report, key)
 
     def _remove(self, report: _OfReport, key: str) -> None:
         kept = report.answers.pop(key, None)
         if kept is not None:
+            kept.gone = True
             self.bytes -= kept.size
