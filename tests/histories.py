@@ -157,7 +157,8 @@ async def start_over(connection: Connection) -> None:
     """
     await connection.execute(
         """
-        TRUNCATE analytics_events, event_sources, rollup_source_status, rollup_entity, snapshot_buckets;
+        TRUNCATE analytics_events, event_sources, rollup_source_status, rollup_source_status_margin, rollup_entity,
+            snapshot_buckets;
         TRUNCATE event_changes;
         CREATE TABLE IF NOT EXISTS pruned_events (LIKE analytics_events);
         TRUNCATE pruned_events;
@@ -267,4 +268,6 @@ async def drop(connection: Connection, rollup: str, before: date) -> None:
         "UPDATE horizons SET kept_from = greatest(kept_from, $2) WHERE subject = $1", rollup, before
     )
     await connection.execute(f"DELETE FROM rollup_{rollup} WHERE day < $1", before)
+    if rollup == "source_status":
+        await connection.execute("DELETE FROM rollup_source_status_margin WHERE day < $1", before)
     await connection.execute("DELETE FROM snapshot_buckets WHERE rollup = $1 AND day < $2", rollup, before)

@@ -9,7 +9,7 @@ from datetime import date, timedelta
 import pytest
 
 from pg_analytics.postgres.pool import Connection, transaction
-from pg_analytics.snapshots import store
+from pg_analytics.snapshots import horizon_store, store
 from pg_analytics.snapshots.rebuild import MergedDays, merge_days, publish_days, rebuild_days
 from pg_analytics.snapshots.store import DriftedDay
 from pg_analytics.snapshots.verify import Verified, verify_days
@@ -86,6 +86,41 @@ async def test_every_kind_of_drift_is_found_in_its_rollup_and_on_its_day(
     await assert_snapshots_equal_events(connection)
 
 
+@pytest.mark.parametrize(
+    "tamper, counts",
+    [
+        ("DELETE FROM rollup_source_status_margin WHERE dimension = 'source' AND day = '2026-01-05'", (1, 0, 0)),
+        ("INSERT INTO rollup_source_status_margin VALUES ('source', '4711', '2026-01-05', 1)", (0, 1, 0)),
+        (
+            "UPDATE rollup_source_status_margin SET event_count = 1 WHERE dimension = 'all' AND day = '2026-01-05'",
+            (0, 0, 1),
+        ),
+    ],
+)
+async def test_a_margin_that_is_not_what_its_rows_add_up_to_is_found_and_a_rebuild_mends_it(
+    connect: Connect, tamper: str, counts: tuple[int, int, int]
+) -> None:
+    connection = await three_days(await connect())
+    await connection.execute(tamper)
+
+    assert (await verify(connection)).drifted == [DriftedDay(store.MARGINS, DAY, *counts)]
+    with pytest.raises(AssertionError, match="rollup_source_status_margin"):
+        await assert_snapshots_equal_events(connection)
+
+    rebuilt = await rebuild(connection, [DAY])
+    assert set(rebuilt.versions) == {"status-counts", "volume-by-period"}, "its answers were wrong"
+    assert (await verify(connection)).drifted == []
+    await assert_snapshots_equal_events(connection)
+
+
+async def test_margins_of_frozen_days_are_verified(connect: Connect) -> None:
+    connection = await three_days(await connect())
+    await connection.execute("UPDATE horizons SET kept_from = $1 WHERE subject = 'events'", AFTER)
+    await connection.execute("DELETE FROM rollup_source_status_margin WHERE dimension = 'status' AND day = $1", DAY)
+
+    assert (await verify(connection)).drifted == [DriftedDay(store.MARGINS, DAY, 3, 0, 0)]
+
+
 async def test_drift_is_told_of_each_rollup_and_day(connect: Connect) -> None:
     connection = await three_days(await connect())
     for rollup in store.ROLLUPS:
@@ -141,7 +176,7 @@ async def test_days_that_retention_dropped_are_left_out_of_their_rollup_alone(co
     connection = await three_days(await connect())
     await connection.execute("UPDATE horizons SET kept_from = $2 WHERE subject = $1", rollup, AFTER)
     for other in store.ROLLUPS:
-        await connection.execute(f"DELETE FROM rollup_{other} WHERE day < $1", AFTER)
+        await horizon_store.drop_days(connection, other, BEFORE, AFTER)
 
     found = await verify(connection)
 

@@ -104,7 +104,7 @@ def test_a_statement_takes_the_range_the_page_and_one_parameter_per_filter(
 
 @statements
 @pytest.mark.parametrize("fresh", [False, True])
-def test_what_surrounds_a_statement_takes_the_three_parameters_after_its_own(
+def test_what_surrounds_a_statement_takes_two_parameters_after_its_own(
     report: ReportDefinition, breakdown: str | None, *, fresh: bool
 ) -> None:
     sql = run_statement(report.slug, breakdown, fresh=fresh)
@@ -112,7 +112,7 @@ def test_what_surrounds_a_statement_takes_the_three_parameters_after_its_own(
     assert sql.startswith(f"-- {report.slug}, one row per "), "pg_stat_activity shows the first lines"
     assert report.statement(breakdown) in sql
     used = {int(number) for number in re.findall(r"\$(\d+)", re.sub(r"--.*", "", sql))}
-    assert used == set(range(1, 9 + len(report.filters)))
+    assert used == set(range(1, 8 + len(report.filters)))
     assert (f"rollup_{report.rollup} AS NOT MATERIALIZED" in sql) is fresh
 
 

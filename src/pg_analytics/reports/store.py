@@ -146,9 +146,10 @@ async def run_report(
     With `max_fresh_days`, the rows are those of this very moment: the events of stale days are counted. Where there
     are more such days than that, `fresh_days` says so, and the rows are not fresh.
     """
-    sql = run_statement(definition.slug, breakdown, fresh=max_fresh_days is not None)
+    fresh = max_fresh_days is not None
+    sql = run_statement(definition.slug, breakdown, fresh=fresh)
     asked = (days.start, days.end, window.value, limit, offset, *filters)
-    [row] = await connection.fetch(sql, *asked, definition.rollup, max_fresh_days, _MAX_LOG_BYTES)
+    [row] = await connection.fetch(sql, *asked, definition.rollup, max_fresh_days if fresh else _MAX_LOG_BYTES)
     return ReportRows(**row)
 
 

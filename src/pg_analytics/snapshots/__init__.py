@@ -9,7 +9,8 @@ In `READ COMMITTED`, as separate statements, in this order (`rebuild.rebuild_day
        hold_horizons   days whose events were pruned cannot be rebuilt; days that a rollup dropped are left out of it
     3  merge_*         one statement per rollup: aggregate the events, compare, write only what differs
        ------------    up to here, rebuilds of different days do not meet; from here on, they do, and briefly
-    4  record_days     when and by whom each day was rebuilt
+    4  merge_*_margin  what the rows of each of these days add up to over a dimension
+       record_days     when and by whom each day was rebuilt
     5  move_versions   the version of every report whose rows changed, in slug order, and a NOTIFY of them
        COMMIT          numbers, lineage, versions, the caller's own records and the NOTIFY appear together
 

@@ -17,6 +17,7 @@ _LOCK_HORIZON: Final = statement(__package__, "lock_horizon")
 _MOVE_HORIZON: Final = statement(__package__, "move_horizon")
 _COUNT_BUCKETS_BEFORE: Final = statement(__package__, "count_buckets_before")
 _DROP: Final = {rollup: statement(__package__, f"drop_{rollup}") for rollup in ROLLUPS}
+_DROP_MARGINS: Final = statement(__package__, "drop_source_status_margin")
 _DROP_BUCKETS: Final = statement(__package__, "drop_buckets")
 _LOG_REGAINED_DAYS: Final = statement(__package__, "log_regained_days")
 
@@ -58,6 +59,8 @@ async def count_buckets_before(connection: Connection, rollup: str, day: date) -
 async def drop_days(connection: Connection, rollup: str, start: date, end: date) -> int:
     """Delete the days `start <= day < end` of `rollup`, which are locked; returns how many rows that were."""
     deleted = await connection.execute(_DROP[rollup], start, end)
+    if rollup == "source_status":
+        await connection.execute(_DROP_MARGINS, start, end)
     await connection.execute(_DROP_BUCKETS, rollup, start, end)
     return int(deleted.split()[-1])
 

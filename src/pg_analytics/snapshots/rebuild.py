@@ -78,8 +78,11 @@ async def merge_days(connection: Connection, days: Iterable[date]) -> MergedDays
 
 async def publish_days(connection: Connection, merged: MergedDays, *, run_id: UUID | None) -> Rebuilt:
     """Steps 4 and 5. The reports' versions stay locked until the commit: nothing that waits may come in between."""
+    margins_changed = await store.merge_margins(connection, merged.days["source_status"])
     events_read = [await store.record_days(connection, rollup, days, run_id) for rollup, days in merged.days.items()]
     changed = [rollup for rollup, rows in merged.rows.items() if rows.rows_inserted or rows.rows_deleted]
+    if margins_changed and "source_status" not in changed:  # somebody has written into the margins
+        changed.append("source_status")
     versions: dict[str, int] = {}
     if changed:
         versions = await store.move_versions(connection, changed)

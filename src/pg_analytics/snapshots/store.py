@@ -14,6 +14,9 @@ from pg_analytics.postgres.statements import statement
 #: The rollups; each has a `merge_*.sql` and a table of its name.
 ROLLUPS: Final = ("source_status", "entity")
 
+#: What `rollup_source_status` adds up to over all sources, over all statuses, and over both.
+MARGINS: Final = "source_status_margin"
+
 #: First key of the advisory locks on days; the second is the day.
 _DAY_LOCK_CLASS: Final = 0x7067_6461
 
@@ -27,7 +30,9 @@ _MARK_FROZEN_DAYS: Final = statement(__package__, "mark_frozen_days")
 _MERGE: Final = {rollup: statement(__package__, f"merge_{rollup}") for rollup in ROLLUPS}
 #: The same statements, over events that a prune has deleted and put aside in a table of the same columns.
 _MERGE_PRUNED: Final = {rollup: sql.replace("analytics_events", "pruned_events") for rollup, sql in _MERGE.items()}
+_MERGE_MARGINS: Final = statement(__package__, "merge_source_status_margin")
 _VERIFY: Final = {rollup: statement(__package__, f"verify_{rollup}") for rollup in ROLLUPS}
+_VERIFY_MARGINS: Final = statement(__package__, "verify_source_status_margin")
 _RECORD_DAYS: Final = statement(__package__, "record_days")
 _ANNOUNCE_VERSIONS: Final = statement(__package__, "announce_versions")
 _MOVE_VERSIONS: Final = statement(__package__, "move_versions")
@@ -75,7 +80,9 @@ class ComparedDay:
 
 @dataclass(frozen=True, slots=True)
 class DriftedDay:
-    """A day of a rollup that differs from its events though no change of them is waiting."""
+    """A day of a rollup that differs from its events though no change of them is waiting; or one whose margins differ
+    from its rollup, and then `rollup` is `MARGINS`.
+    """
 
     rollup: str
     day: date
@@ -131,9 +138,19 @@ async def merge_pruned(connection: Connection, rollup: str, days: Sequence[date]
     return Merged(**(await connection.fetch(_MERGE_PRUNED[rollup], days))[0])
 
 
+async def merge_margins(connection: Connection, days: Sequence[date]) -> int:
+    """Make the margins of days that are merged equal to their rows; returns how many of them were not."""
+    return int(await connection.fetchval(_MERGE_MARGINS, days))
+
+
 async def verify_days(connection: Connection, rollup: str, days: Sequence[date]) -> list[ComparedDay]:
     """Compare the days of `rollup` with their events."""
     return [ComparedDay(**row) for row in await connection.fetch(_VERIFY[rollup], days)]
+
+
+async def verify_margins(connection: Connection, days: Sequence[date]) -> list[DriftedDay]:
+    """The days whose margins are not what their rows add up to."""
+    return [DriftedDay(MARGINS, **row) for row in await connection.fetch(_VERIFY_MARGINS, days)]
 
 
 async def record_days(connection: Connection, rollup: str, days: Sequence[date], run_id: UUID | None) -> int:
