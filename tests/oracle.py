@@ -28,6 +28,12 @@ _MARGINS = """
     SELECT 'status', status, day, sum(event_count)::bigint FROM rollup_source_status GROUP BY status, day
 """
 
+#: What the months must be.
+_MONTHS = """
+    SELECT date_trunc('month', day::timestamp)::date, entity_id, sum(event_count)::bigint
+    FROM rollup_entity GROUP BY 1, 2
+"""
+
 #: Rows of the rollups, by rollup.
 Numbers = Mapping[str, Sequence[tuple[Any, ...]]]
 
@@ -60,6 +66,7 @@ async def assert_snapshots_equal_events(connection: Connection, *, frozen: Numbe
         await _assert_rows(connection, rollup, events, max(frozen_until, kept_from))
         await _assert_buckets(connection, rollup, kept_from)
     await _assert_same(connection, "rollup_source_status_margin", "SELECT * FROM rollup_source_status_margin", _MARGINS)
+    await _assert_same(connection, "rollup_entity_month", "SELECT * FROM rollup_entity_month", _MONTHS)
     marked = "SELECT rollup, day FROM snapshot_buckets WHERE stale_since IS NOT NULL AND day >= $1"
     assert not await connection.fetch(marked, frozen_until), "days that are not frozen are out of date for good"
 

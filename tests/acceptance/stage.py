@@ -42,7 +42,7 @@ _SETTINGS: Final = {
 _DEFECT: Final = re.compile(r'"event": "\w*defect"|"error": "(\w*Violation\w*|Deadlock\w*)')
 _EMPTY: Final = f"""
     TRUNCATE analytics_events, event_sources, event_changes, rollup_source_status, rollup_source_status_margin,
-        rollup_entity, snapshot_buckets, recompute_runs, audit_entries;
+        rollup_entity, rollup_entity_month, snapshot_buckets, recompute_runs, audit_entries;
     {FORGET}
 """
 

@@ -23,6 +23,8 @@ REPORTED = DayRange(date(2026, 5, 9), date(2026, 6, 8))
 #: How many sources, statuses and entities each day has.
 SOURCES, STATUSES, ENTITIES = 20, 3, 600
 
+TIERS = ("rollup_entity", "rollup_entity_month")
+
 #: Per report, breakdown and filter: how many rows of a rollup or its margins the answer is made of, per day.
 QUESTIONS: dict[tuple[str, str | None, str | None], int] = {
     ("volume-by-period", "period", None): 1,
@@ -69,6 +71,24 @@ async def test_a_report_touches_about_as_many_rows_as_its_answer_is_made_of(conn
             assert others["snapshot_buckets"] == REPORTED.day_count, what
             assert others["horizons"] <= 3, what
             assert others.get("event_sources", 0) <= SOURCES, what
+
+
+@pytest.mark.parametrize("plan_cache_mode", ["force_custom_plan", "force_generic_plan"])
+async def test_of_a_long_range_whole_months_are_read_by_the_month_and_only_the_rest_by_the_day(
+    connect: Connect, plan_cache_mode: str
+) -> None:
+    connection = await connect(plan_cache_mode=plan_cache_mode)
+    await fill(connection, DayRange(date(2026, 3, 25), date(2026, 6, 20)))
+    await connection.execute("VACUUM ANALYZE")
+    await connection.execute("SET enable_seqscan = off")
+
+    plan = await run_plan(connection, "top-entities", None, None, days=DayRange(date(2026, 3, 30), date(2026, 6, 8)))
+
+    read = {table: [rows_of(node) for node in nodes(plan) if node.get("Relation Name") == table] for table in TIERS}
+    assert read["rollup_entity_month"] == [2 * ENTITIES], plan
+    assert sorted(read["rollup_entity"]) == [2 * ENTITIES, 7 * ENTITIES], plan
+    ranked = [node for node in nodes(plan) if node.get("Sort Method")]
+    assert "top-N heapsort" in {node["Sort Method"] for node in ranked}, plan
 
 
 async def test_of_many_sources_only_those_that_are_asked_for_are_looked_up(connect: Connect) -> None:
@@ -220,7 +240,11 @@ async def run_plan(
     """What PostgreSQL does for a report of snapshots: the whole statement."""
     definition = builtin_definitions()[slug]
     filters = ["NULL" if only is None else f"'{only}'"] * len(definition.filters)
-    values = [f"'{days.start}'", f"'{days.end}'", "'day'", "50", "0", *filters, f"'{definition.rollup}'", "1000000"]
+    values = [f"'{days.start}'", f"'{days.end}'", "'day'", "50", "0", *filters]
+    if definition.reads_months:
+        months = days.whole_months()
+        values += [f"'{months.start}'", f"'{months.end}'"]
+    values += [f"'{definition.rollup}'", "1000000"]
     await connection.execute(f"PREPARE report AS {run_statement(slug, breakdown, fresh=False)}")
     [row] = await connection.fetch(f"EXPLAIN (ANALYZE, TIMING OFF, FORMAT JSON) EXECUTE report ({', '.join(values)})")
     await connection.execute("DEALLOCATE report")

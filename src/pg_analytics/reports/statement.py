@@ -25,8 +25,6 @@ from typing import Final
 from pg_analytics.postgres.statements import statement
 from pg_analytics.reports.definition import builtin_definitions
 
-#: Parameters of a report's own statement before those of its filters.
-_OWN_PARAMETERS: Final = 5
 #: By rollup, the tables that a fresh answer has common tables for; those that others are made of come first.
 _FRESH_TABLES: Final = {"source_status": ("source_status", "source_status_margin"), "entity": ("entity",)}
 
@@ -38,7 +36,7 @@ def run_statement(slug: str, breakdown: str | None, *, fresh: bool) -> str:
     """
     definition = builtin_definitions()[slug]
     own = definition.statement(breakdown)
-    after = _OWN_PARAMETERS + len(definition.filters)
+    after = definition.parameter_count
     if fresh:
         tables = {
             "asked (rollup, max_fresh_days) AS": f"VALUES (${after + 1}::text, ${after + 2}::integer)",

@@ -148,7 +148,11 @@ async def run_report(
     """
     fresh = max_fresh_days is not None
     sql = run_statement(definition.slug, breakdown, fresh=fresh)
-    asked = (days.start, days.end, window.value, limit, offset, *filters)
+    asked: list[object] = [days.start, days.end, window.value, limit, offset, *filters]
+    if definition.reads_months:
+        # A fresh answer counts events in place of days, and knows of no such months.
+        months = DayRange(days.end, days.end) if fresh else days.whole_months()
+        asked += [months.start, months.end]
     [row] = await connection.fetch(sql, *asked, definition.rollup, max_fresh_days if fresh else _MAX_LOG_BYTES)
     return ReportRows(**row)
 

@@ -5,7 +5,7 @@
 WITH counted AS (
     SELECT
         r.member AS status,
-        sum(r.event_count)::bigint AS event_count
+        sum_counts(r.event_count) AS event_count
     FROM rollup_source_status_margin AS r
     WHERE
         r.dimension = 'status'

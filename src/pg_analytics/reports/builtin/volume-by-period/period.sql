@@ -6,7 +6,7 @@
 WITH counted AS (
     SELECT
         CASE $3::text WHEN 'week' THEN r.day - (extract(ISODOW FROM r.day)::integer - 1) ELSE r.day END AS bucket_date,
-        sum(r.event_count)::bigint AS event_count
+        sum_counts(r.event_count) AS event_count
     FROM rollup_source_status_margin AS r
     WHERE
         r.dimension = CASE WHEN $6::text IS NULL THEN 'all' ELSE 'source' END

@@ -26,7 +26,7 @@ counted AS (
     SELECT
         CASE $3::text WHEN 'week' THEN m.day - (extract(ISODOW FROM m.day)::integer - 1) ELSE m.day END AS bucket_date,
         s.slug AS source,
-        sum(m.event_count)::bigint AS event_count
+        sum_counts(m.event_count) AS event_count
     FROM margin AS m
     INNER JOIN event_sources AS s ON m.member = s.id::text
     GROUP BY 1, 2
