@@ -46,6 +46,10 @@ _NEW_EVENTS: Final = 1000
 _LATE_DAYS: Final = 200
 _AN_HOUR: Final = timedelta(hours=1)
 _NO_REDIS: Final = "redis://127.0.0.1:1"
+_SNAPSHOTS: Final = (
+    *("rollup_source_status", "rollup_source_status_margin", "rollup_entity", "rollup_entity_month"),
+    "snapshot_buckets",
+)
 _DELETE_ONE_PERCENT: Final = "DELETE FROM analytics_events WHERE (hashtext(entity_id) & 2147483647) % 100 = 7"
 
 
@@ -69,7 +73,7 @@ class Bench:
         """All days from nothing, again with nothing changed, and by the strategy of the original."""
         before = await self._bare()
         say("all days are rebuilt from nothing")
-        await self._connection.execute("TRUNCATE rollup_source_status, rollup_entity, snapshot_buckets, event_changes")
+        await self._connection.execute(f"TRUNCATE {', '.join(_SNAPSHOTS)}, event_changes")
         first, first_wal = await self._measured(self._days)
         await self._settle()
         say("all days are rebuilt again, nothing changed")
@@ -117,8 +121,8 @@ class Bench:
     async def disk(self) -> Line:
         """All snapshots against the raw events, indexes included."""
         size = "SELECT sum(pg_total_relation_size(c::regclass)) FROM unnest($1::text[]) AS c"
-        await self._connection.execute("VACUUM rollup_source_status, rollup_entity, snapshot_buckets", timeout=None)
-        snapshots = await self._connection.fetchval(size, ["rollup_source_status", "rollup_entity", "snapshot_buckets"])
+        await self._connection.execute(f"VACUUM {', '.join(_SNAPSHOTS)}", timeout=None)
+        snapshots = await self._connection.fetchval(size, list(_SNAPSHOTS))
         events = await self._connection.fetchval(size, ["analytics_events"])
         return Line("disk of all snapshots / raw events", float(snapshots) / 2**20, float(events) / 2**20, "MB")
 
@@ -155,7 +159,7 @@ class Bench:
 
     async def _settle(self) -> None:
         """As autovacuum leaves the rollups a minute later; it would otherwise work while something is measured."""
-        await self._connection.execute("VACUUM (ANALYZE) rollup_source_status, rollup_entity", timeout=None)
+        await self._connection.execute(f"VACUUM (ANALYZE) {', '.join(_SNAPSHOTS)}", timeout=None)
 
     async def _rebuild(self, days: Sequence[date]) -> None:
         """One transaction, on a connection as a worker or the refresher has it."""

@@ -11,7 +11,7 @@ from datetime import UTC, date, datetime, time, timedelta
 from hypothesis import strategies as st
 
 from pg_analytics.postgres.pool import Connection
-from pg_analytics.snapshots import store
+from pg_analytics.snapshots import horizon_store, store
 from pg_analytics.snapshots.rebuild import rebuild_days
 from pg_analytics.windows import FIRST_DAY, LAST_DAY, DayRange
 from tests.events import Event, add_source, write
@@ -44,6 +44,18 @@ ranges = st.one_of(
     epochs.flatmap(st.sampled_from).map(
         lambda epoch: DayRange.inclusive(epoch - timedelta(days=7), epoch + timedelta(days=SPAN))
     ),
+)
+
+
+# With whole months in them.
+long_ranges = st.builds(
+    lambda epoch, before, after: DayRange.inclusive(
+        max(FIRST_DAY, epoch - timedelta(days=min(before, (epoch - FIRST_DAY).days))),
+        epoch + timedelta(days=min(after, (LAST_DAY - epoch).days)),
+    ),
+    epochs.flatmap(st.sampled_from),
+    st.integers(0, 70),
+    st.integers(20, 70),
 )
 
 
@@ -138,7 +150,7 @@ def requests(draw: st.DrawFn) -> Asked:
     slug = draw(st.sampled_from(sorted(REPORTS)))
     breakdowns, narrowed = REPORTS[slug]
     values = {"source": (*SOURCES, "nobody"), "status": STATUSES, None: ()}[narrowed]
-    asked = draw(ranges)
+    asked = draw(st.one_of(ranges, long_ranges))
     return Asked(
         slug=slug,
         window=draw(st.sampled_from(["day", "week"])),
@@ -157,7 +169,8 @@ async def start_over(connection: Connection) -> None:
     """
     await connection.execute(
         """
-        TRUNCATE analytics_events, event_sources, rollup_source_status, rollup_entity, snapshot_buckets;
+        TRUNCATE analytics_events, event_sources, rollup_source_status, rollup_source_status_margin, rollup_entity,
+            rollup_entity_month, snapshot_buckets;
         TRUNCATE event_changes;
         CREATE TABLE IF NOT EXISTS pruned_events (LIKE analytics_events);
         TRUNCATE pruned_events;
@@ -262,9 +275,9 @@ async def prune(connection: Connection, before: date) -> None:
 
 
 async def drop(connection: Connection, rollup: str, before: date) -> None:
-    """What retention does to snapshots, in SQL of our own."""
+    """What retention does to snapshots."""
     await connection.execute(
         "UPDATE horizons SET kept_from = greatest(kept_from, $2) WHERE subject = $1", rollup, before
     )
-    await connection.execute(f"DELETE FROM rollup_{rollup} WHERE day < $1", before)
-    await connection.execute("DELETE FROM snapshot_buckets WHERE rollup = $1 AND day < $2", rollup, before)
+    async with connection.transaction():
+        await horizon_store.drop_days(connection, rollup, FIRST_DAY, before)

@@ -19,6 +19,21 @@ _EVENTS = {
     """,
 }
 
+#: What the margins must be, made of the rows that the events above give.
+_MARGINS = """
+    SELECT 'all', '', day, sum(event_count)::bigint FROM rollup_source_status GROUP BY day
+    UNION ALL
+    SELECT 'source', source_id::text, day, sum(event_count)::bigint FROM rollup_source_status GROUP BY source_id, day
+    UNION ALL
+    SELECT 'status', status, day, sum(event_count)::bigint FROM rollup_source_status GROUP BY status, day
+"""
+
+#: What the months must be.
+_MONTHS = """
+    SELECT date_trunc('month', day::timestamp)::date, entity_id, sum(event_count)::bigint
+    FROM rollup_entity GROUP BY 1, 2
+"""
+
 #: Rows of the rollups, by rollup.
 Numbers = Mapping[str, Sequence[tuple[Any, ...]]]
 
@@ -32,7 +47,8 @@ async def snapshot_numbers(connection: Connection, *, before: date) -> Numbers:
 
 
 async def assert_snapshots_equal_events(connection: Connection, *, frozen: Numbers | None = None) -> None:
-    """Every rollup equals its events, both ways, row for row, and so does what is recorded of each of its days.
+    """Every rollup equals its events, both ways, row for row, and so does what is made of its rows and what is recorded
+    of each of its days.
 
     Days before a rollup's own horizon must have no rows in it. Days whose events were pruned are compared with
     `frozen` (of `snapshot_numbers`) if it is given, and left out if not.
@@ -49,6 +65,8 @@ async def assert_snapshots_equal_events(connection: Connection, *, frozen: Numbe
             assert found == expected, f"frozen days of rollup_{rollup} have changed: {list(found ^ expected)[:5]}"
         await _assert_rows(connection, rollup, events, max(frozen_until, kept_from))
         await _assert_buckets(connection, rollup, kept_from)
+    await _assert_same(connection, "rollup_source_status_margin", "SELECT * FROM rollup_source_status_margin", _MARGINS)
+    await _assert_same(connection, "rollup_entity_month", "SELECT * FROM rollup_entity_month", _MONTHS)
     marked = "SELECT rollup, day FROM snapshot_buckets WHERE stale_since IS NOT NULL AND day >= $1"
     assert not await connection.fetch(marked, frozen_until), "days that are not frozen are out of date for good"
 
@@ -56,10 +74,14 @@ async def assert_snapshots_equal_events(connection: Connection, *, frozen: Numbe
 async def _assert_rows(connection: Connection, rollup: str, events: str, compared_from: date) -> None:
     rows = f"SELECT * FROM rollup_{rollup} WHERE day >= $1"
     events = f"SELECT * FROM ({events}) AS e (day) WHERE day >= $1"
-    surplus = await connection.fetch(f"({rows}) EXCEPT ALL ({events})", compared_from)
-    missing = await connection.fetch(f"({events}) EXCEPT ALL ({rows})", compared_from)
-    assert not surplus, f"rollup_{rollup} has rows that the events do not give: {surplus[:5]}"
-    assert not missing, f"rollup_{rollup} lacks rows that the events give: {missing[:5]}"
+    await _assert_same(connection, f"rollup_{rollup}", rows, events, compared_from)
+
+
+async def _assert_same(connection: Connection, table: str, rows: str, events: str, *arguments: Any) -> None:
+    surplus = await connection.fetch(f"({rows}) EXCEPT ALL ({events})", *arguments)
+    missing = await connection.fetch(f"({events}) EXCEPT ALL ({rows})", *arguments)
+    assert not surplus, f"{table} has rows that the events do not give: {surplus[:5]}"
+    assert not missing, f"{table} lacks rows that the events give: {missing[:5]}"
 
 
 async def _assert_buckets(connection: Connection, rollup: str, kept_from: date) -> None:

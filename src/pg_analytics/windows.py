@@ -79,9 +79,25 @@ class DayRange:
         """How many buckets there are in a range that starts with one; the last may be there in part."""
         return -(-self.day_count // window.days)
 
+    def whole_months(self) -> "DayRange":
+        """The days of the calendar months that lie in the range whole; if none does, no day, at the range's end."""
+        end = self.end.replace(day=1)
+        if self.start >= end:
+            return DayRange(self.end, self.end)
+        start = self.start if self.start.day == 1 else month_of(self.start).end
+        return DayRange(start, end) if start < end else DayRange(self.end, self.end)
+
     def newest(self, days: int) -> "DayRange":
         """The last `days` days of the range, or all of it where it is shorter."""
         return DayRange(max(self.start, self.end - timedelta(days=min(days, self.day_count))), self.end)
+
+
+def month_of(day: date) -> DayRange:
+    """The days of the calendar month that `day` lies in, but for those that cannot be asked for."""
+    start = day.replace(day=1)
+    if (day.year, day.month) == (LAST_DAY.year, LAST_DAY.month):
+        return DayRange(start, LAST_DAY + _DAY)
+    return DayRange(max(start, FIRST_DAY), (start + timedelta(days=31)).replace(day=1))
 
 
 def parse_day(text: str) -> date:

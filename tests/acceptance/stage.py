@@ -41,8 +41,8 @@ _SETTINGS: Final = {
 #: Errors of an attempt that no lost connection explains: the protocol should have kept rebuilds apart.
 _DEFECT: Final = re.compile(r'"event":"\w*defect"|"error":"(\w*Violation\w*|Deadlock\w*)')
 _EMPTY: Final = f"""
-    TRUNCATE analytics_events, event_sources, event_changes, rollup_source_status, rollup_entity, snapshot_buckets,
-        recompute_runs, audit_entries;
+    TRUNCATE analytics_events, event_sources, event_changes, rollup_source_status, rollup_source_status_margin,
+        rollup_entity, rollup_entity_month, snapshot_buckets, recompute_runs, audit_entries;
     {FORGET}
 """
 

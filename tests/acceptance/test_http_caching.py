@@ -141,7 +141,7 @@ async def test_a_hit_does_not_touch_postgresql(service: Service, database: str) 
     connection = await asyncpg.connect(database)
     with ThreadPoolExecutor(1) as background:
         async with connection.transaction():
-            await connection.execute("LOCK TABLE rollup_source_status")
+            await connection.execute("LOCK TABLE rollup_source_status_margin")
             # The one connection for reports now waits for the table.
             waiting = background.submit(run, service, f"{DAYS}&offset=1")
             await until_somebody_waits(connection)

@@ -188,7 +188,8 @@ async def test_an_answer_says_from_when_on_days_are_kept_if_it_begins_before(
     assert "retained_from" not in ask(service)["meta"]
     kept_from = date(2024, 2, 19)
     await connection.execute("UPDATE horizons SET kept_from = $1 WHERE subject = 'source_status'", kept_from)
-    await connection.execute("DELETE FROM rollup_source_status WHERE day < $1", kept_from)
+    for table in ("rollup_source_status", "rollup_source_status_margin"):
+        await connection.execute(f"DELETE FROM {table} WHERE day < $1", kept_from)
     await insert(connection, dataset.FIRST, 5)
 
     for fresh in ("false", "true"):

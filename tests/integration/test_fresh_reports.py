@@ -5,6 +5,7 @@ import json
 import random
 from collections.abc import Iterator
 from datetime import date, timedelta
+from itertools import count
 from typing import Any
 
 import pytest
@@ -51,7 +52,10 @@ async def explain(
     """What PostgreSQL does for a report over all days, by a plan for these very parameters or for any."""
     definition = builtin_definitions()[slug]
     values = [f"'{DAYS.start}'", f"'{DAYS.end}'", "'day'", "50", "0", *["NULL"] * len(definition.filters)]
-    values += [f"'{definition.rollup}'", "31" if fresh else "NULL", "1000000", f"'{slug}'"]
+    if definition.reads_months:
+        months = DayRange(DAYS.end, DAYS.end) if fresh else DAYS.whole_months()
+        values += [f"'{months.start}'", f"'{months.end}'"]
+    values += [f"'{definition.rollup}'", "31" if fresh else "1000000", f"'{slug}'"]
     await connection.execute(f"SET plan_cache_mode = {plan}")
     await connection.execute(f"PREPARE report AS {run_statement(slug, breakdown, fresh=fresh)}")
     [row] = await connection.fetch(f"EXPLAIN (FORMAT JSON, ANALYZE) EXECUTE report ({', '.join(values)})")
@@ -68,8 +72,8 @@ def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def scans(plan: dict[str, Any], table: str) -> list[dict[str, Any]]:
-    """The nodes that read a table."""
-    return [node for node in nodes(plan) if node.get("Relation Name") == table]
+    """The nodes that have found something in a table."""
+    return [node for node in nodes(plan) if node.get("Relation Name") == table and node["Actual Rows"]]
 
 
 @pytest.fixture
@@ -183,9 +187,11 @@ async def test_a_fresh_report_is_of_one_moment_while_events_change_and_days_are_
 
     async def read() -> None:
         reader = await connect()
-        seen = set()
+        seen: set[int | None] = set()
         try:
-            for number in range(150):
+            for number in count():
+                if number >= 150 and len(seen) > 1:  # days became stale and fresh while it was asked
+                    break
                 slug, breakdown = BREAKDOWNS[number % len(BREAKDOWNS)]
                 asked = Asked(slug=slug, window="day", date_from=DAYS.start, date_to=DAYS.last, breakdown=breakdown)
                 # The oracle's statement must see what the report's one statement saw.
@@ -196,7 +202,6 @@ async def test_a_fresh_report_is_of_one_moment_while_events_change_and_days_are_
                 seen.add(found.fresh_days)
         finally:
             done.set()
-        assert len(seen) > 1, "days became stale and fresh while it was asked"
 
     async with asyncio.TaskGroup() as group:
         for task in (write("a"), write("b"), refresh(), refresh(), read()):

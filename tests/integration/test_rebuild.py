@@ -129,9 +129,11 @@ async def test_an_event_that_moves_between_two_days_during_their_rebuild_is_lost
     async with transaction(rebuilding):
         await store.take_changes(rebuilding, [DAY, AFTER])
         await store.lock_days(rebuilding, [DAY, AFTER])
-        await store.merge(rebuilding, "source_status", [DAY, AFTER])
+        first = await store.merge(rebuilding, "source_status", [DAY, AFTER])
         await writer.execute("UPDATE analytics_events SET occurred_at = occurred_at + INTERVAL '1 day'")
-        await store.merge(rebuilding, "entity", [DAY, AFTER])
+        second = await store.merge(rebuilding, "entity", [DAY, AFTER])
+        days = {rollup: [DAY, AFTER] for rollup in store.ROLLUPS}
+        await publish_days(rebuilding, MergedDays(days, {"source_status": first, "entity": second}), run_id=None)
 
     assert await logged_days(writer) == [DAY, AFTER]
     await assert_nothing_lost(writer)

@@ -4,15 +4,17 @@ Drift is made by plain SQL on a rollup: nothing that the service does leads to a
 """
 
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import date, timedelta
 
 import pytest
 
 from pg_analytics.postgres.pool import Connection, transaction
-from pg_analytics.snapshots import store
+from pg_analytics.snapshots import horizon_store, store
+from pg_analytics.snapshots.months import mend_months
 from pg_analytics.snapshots.rebuild import MergedDays, merge_days, publish_days, rebuild_days
 from pg_analytics.snapshots.store import DriftedDay
-from pg_analytics.snapshots.verify import Verified, verify_days
+from pg_analytics.snapshots.verify import Verified, verify_days, verify_months
 from tests.events import insert
 from tests.oracle import assert_snapshots_equal_events
 from tests.rebuilding import Connect, assert_nothing_lost, blocked, rebuild
@@ -47,8 +49,12 @@ NAMES = {
 
 async def verify(connection: Connection, days: Iterable[date] = DAYS) -> Verified:
     """A verification in a transaction that may not write."""
+    listed = list(days)
     async with connection.transaction(readonly=True):
-        return await verify_days(connection, days)
+        verified = await verify_days(connection, listed)
+        drifted = {day.day for day in verified.drifted if day.rollup == "entity"}
+        months = await verify_months(connection, listed, drifted=drifted)
+    return replace(verified, drifted=[*verified.drifted, *months])
 
 
 async def three_days(connection: Connection) -> Connection:
@@ -56,6 +62,12 @@ async def three_days(connection: Connection) -> Connection:
     await insert(connection, BEFORE, 21, last_day=AFTER)
     await rebuild(connection, DAYS)
     return connection
+
+
+async def recompute(connection: Connection, days: list[date]) -> dict[str, int]:
+    """What a run does, and the remedy for everything; the versions that moved on."""
+    rebuilt = await rebuild(connection, days)
+    return rebuilt.versions | await mend_months(connection, days)
 
 
 # What is drift
@@ -81,9 +93,90 @@ async def test_every_kind_of_drift_is_found_in_its_rollup_and_on_its_day(
     with pytest.raises(AssertionError, match=f"rollup_{rollup}"):
         await assert_snapshots_equal_events(connection)
 
-    await rebuild(connection, [DAY])  # the remedy
+    await recompute(connection, [DAY])
     assert (await verify(connection)).drifted == []
     await assert_snapshots_equal_events(connection)
+
+
+@pytest.mark.parametrize(
+    "tamper, counts",
+    [
+        ("DELETE FROM rollup_source_status_margin WHERE dimension = 'source' AND day = '2026-01-05'", (1, 0, 0)),
+        ("INSERT INTO rollup_source_status_margin VALUES ('source', '4711', '2026-01-05', 1)", (0, 1, 0)),
+        (
+            "UPDATE rollup_source_status_margin SET event_count = 1 WHERE dimension = 'all' AND day = '2026-01-05'",
+            (0, 0, 1),
+        ),
+    ],
+)
+async def test_a_margin_that_is_not_what_its_rows_add_up_to_is_found_and_a_rebuild_mends_it(
+    connect: Connect, tamper: str, counts: tuple[int, int, int]
+) -> None:
+    connection = await three_days(await connect())
+    await connection.execute(tamper)
+
+    assert (await verify(connection)).drifted == [DriftedDay(store.MARGINS, DAY, *counts)]
+    with pytest.raises(AssertionError, match="rollup_source_status_margin"):
+        await assert_snapshots_equal_events(connection)
+
+    versions = await recompute(connection, [DAY])
+    assert set(versions) == {"status-counts", "volume-by-period"}, "its answers were wrong"
+    assert (await verify(connection)).drifted == []
+    await assert_snapshots_equal_events(connection)
+
+
+@pytest.mark.parametrize(
+    "tamper, counts",
+    [
+        ("DELETE FROM rollup_entity_month WHERE entity_id < 'entity-2'", (2, 0, 0)),
+        ("INSERT INTO rollup_entity_month VALUES ('2026-01-01', 'nobody', 1)", (0, 1, 0)),
+        ("INSERT INTO rollup_entity_month VALUES ('2026-01-01', 'nobody', 0)", (0, 1, 0)),
+        ("UPDATE rollup_entity_month SET event_count = -1 WHERE entity_id = 'entity-0'", (0, 0, 1)),
+    ],
+)
+async def test_a_month_that_is_not_what_its_days_add_up_to_is_found_and_a_recomputation_of_any_of_its_days_mends_it(
+    connect: Connect, tamper: str, counts: tuple[int, int, int]
+) -> None:
+    connection = await three_days(await connect())
+    await connection.execute(tamper)
+
+    assert (await verify(connection, [DAY])).drifted == [DriftedDay(store.MONTHS, date(2026, 1, 1), *counts)]
+    assert (await verify(connection, [DAY + timedelta(days=31)])).drifted == []
+    with pytest.raises(AssertionError, match="rollup_entity_month"):
+        await assert_snapshots_equal_events(connection)
+    await connection.execute("DELETE FROM analytics_events WHERE occurred_day = $1", DAY)
+    await rebuild(connection, [DAY])  # which must not fail at a month that is wrong
+
+    assert set(await recompute(connection, [DAY + timedelta(days=10)])) == {"top-entities"}, "its answers were wrong"
+    assert (await verify(connection)).drifted == []
+    await assert_snapshots_equal_events(connection)
+
+
+async def test_a_month_with_a_day_that_has_drifted_is_not_judged(connect: Connect) -> None:
+    connection = await three_days(await connect())
+    await connection.execute("DELETE FROM rollup_entity WHERE day = $1", DAY)
+
+    assert [(day.rollup, day.day) for day in (await verify(connection)).drifted] == [("entity", DAY)]
+
+
+async def test_mending_a_month_waits_for_rebuilds_of_its_days(connect: Connect) -> None:
+    rebuilding, mending, connection = await connect(), await connect(), await three_days(await connect())
+    await connection.execute("DELETE FROM rollup_entity_month WHERE entity_id = 'entity-0'")
+    await insert(connection, AFTER, 5, prefix="late")
+    async with transaction(rebuilding):
+        await rebuild_days(rebuilding, [AFTER], run_id=None)
+        waiting = await blocked(mend_months(mending, [BEFORE]), mending, connection)
+    await waiting
+
+    await assert_snapshots_equal_events(connection)
+
+
+async def test_margins_of_frozen_days_are_verified(connect: Connect) -> None:
+    connection = await three_days(await connect())
+    await connection.execute("UPDATE horizons SET kept_from = $1 WHERE subject = 'events'", AFTER)
+    await connection.execute("DELETE FROM rollup_source_status_margin WHERE dimension = 'status' AND day = $1", DAY)
+
+    assert (await verify(connection)).drifted == [DriftedDay(store.MARGINS, DAY, 3, 0, 0)]
 
 
 async def test_drift_is_told_of_each_rollup_and_day(connect: Connect) -> None:
@@ -141,7 +234,7 @@ async def test_days_that_retention_dropped_are_left_out_of_their_rollup_alone(co
     connection = await three_days(await connect())
     await connection.execute("UPDATE horizons SET kept_from = $2 WHERE subject = $1", rollup, AFTER)
     for other in store.ROLLUPS:
-        await connection.execute(f"DELETE FROM rollup_{other} WHERE day < $1", AFTER)
+        await horizon_store.drop_days(connection, other, BEFORE, AFTER)
 
     found = await verify(connection)
 

@@ -93,18 +93,18 @@ def test_every_breakdown_has_its_statement_with_a_head_comment(report: ReportDef
 
 
 @statements
-def test_a_statement_takes_the_range_the_page_and_one_parameter_per_filter(
+def test_a_statement_takes_the_range_the_page_one_parameter_per_filter_and_the_months(
     report: ReportDefinition, breakdown: str | None
 ) -> None:
     code = re.sub(r"--.*", "", report.statement(breakdown))
 
     used = {int(number) for number in re.findall(r"\$(\d+)", code)}
-    assert used == set(range(1, 6 + len(report.filters)))
+    assert used == set(range(1, 6 + len(report.filters) + 2 * report.reads_months))
 
 
 @statements
 @pytest.mark.parametrize("fresh", [False, True])
-def test_what_surrounds_a_statement_takes_the_four_parameters_after_its_own(
+def test_what_surrounds_a_statement_takes_three_parameters_after_its_own(
     report: ReportDefinition, breakdown: str | None, *, fresh: bool
 ) -> None:
     sql = run_statement(report.slug, breakdown, fresh=fresh)
@@ -112,7 +112,7 @@ def test_what_surrounds_a_statement_takes_the_four_parameters_after_its_own(
     assert sql.startswith(f"-- {report.slug}, one row per "), "pg_stat_activity shows the first lines"
     assert report.statement(breakdown) in sql
     used = {int(number) for number in re.findall(r"\$(\d+)", re.sub(r"--.*", "", sql))}
-    assert used == set(range(1, 10 + len(report.filters)))
+    assert used == set(range(1, 9 + len(report.filters) + 2 * report.reads_months))
     assert (f"rollup_{report.rollup} AS NOT MATERIALIZED" in sql) is fresh
 
 

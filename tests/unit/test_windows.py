@@ -7,7 +7,7 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from pg_analytics.windows import FIRST_DAY, LAST_DAY, DayRange, Window, parse_day
+from pg_analytics.windows import FIRST_DAY, LAST_DAY, DayRange, Window, month_of, parse_day
 
 DAY = timedelta(days=1)
 
@@ -175,3 +175,52 @@ def _day_of(text: str) -> list[date]:
     except ValueError:
         return []
     return [day] if FIRST_DAY <= day <= LAST_DAY else []
+
+
+# Whole months
+
+
+@given(st.dates(FIRST_DAY, LAST_DAY), st.integers(0, 800))
+@example(date(2024, 2, 1), 28)
+@example(date(2024, 1, 31), 1)
+@example(date(9999, 12, 1), 26)
+@example(FIRST_DAY, 800)
+def test_the_whole_months_of_a_range_leave_less_than_a_month_before_and_after_them(first: date, days: int) -> None:
+    whole = DayRange.inclusive(first, min(first, LAST_DAY - days * DAY) + days * DAY)
+    months = whole.whole_months()
+
+    assert whole.start <= months.start <= months.end <= whole.end
+    if months.day_count:
+        assert months.start.day == months.end.day == 1
+        # Nothing before or after them has room for another one.
+        assert (months.start - whole.start).days < 31
+        assert (whole.end - months.end).days < 31
+    else:
+        assert months.start == whole.end
+        lasts = [day for day in whole if (day + DAY).day == 1]
+        assert not any(last.replace(day=1) >= whole.start for last in lasts)
+
+
+@pytest.mark.parametrize(
+    "start, end, months",
+    [
+        ("2025-11-27", "2026-11-26", ("2025-12-01", "2026-11-01")),
+        ("2025-12-01", "2026-12-01", ("2025-12-01", "2026-12-01")),
+        ("2024-02-01", "2024-03-01", ("2024-02-01", "2024-03-01")),
+        ("2024-02-02", "2024-03-31", ("2024-03-31", "2024-03-31")),
+        ("2026-10-27", "2026-11-26", ("2026-11-26", "2026-11-26")),
+    ],
+)
+def test_months_begin_with_the_first_one_that_is_whole(start: str, end: str, months: tuple[str, str]) -> None:
+    asked = DayRange(date.fromisoformat(start), date.fromisoformat(end))
+    assert asked.whole_months() == DayRange(*map(date.fromisoformat, months))
+
+
+@given(st.dates(FIRST_DAY, LAST_DAY))
+@example(FIRST_DAY)
+@example(LAST_DAY)
+def test_the_month_of_a_day_is_all_its_days_that_can_be_asked_for(day: date) -> None:
+    days = [day.replace(day=1) + n * DAY for n in range(31)]
+    assert list(month_of(day)) == [
+        other for other in days if other.month == day.month and FIRST_DAY <= other <= LAST_DAY
+    ]

@@ -7,7 +7,8 @@ run is always one range of days::
     lane 1   merge 25-31 ── publish, commit ── merge 11-17 ─────────── publish, commit
     lane 2   merge 18-24 ──────────────────── publish, commit ── merge 4-10 ──────────── …
 
-A chunk is as many days as fit into `CHUNK_S`. Where a lock cannot be had, the chunk is rolled back, the run says
+When all are committed, the months that they lie in are mended, or verified (`snapshots.months`, `snapshots.verify`). A
+chunk is as many days as fit into `CHUNK_S`. Where a lock cannot be had, the chunk is rolled back, the run says
 what it waits for, and tries again.
 """
 
@@ -26,9 +27,10 @@ from pg_analytics.postgres.pool import BLOCKED, Connection, Postgres, transactio
 from pg_analytics.recompute import store
 from pg_analytics.recompute.store import Drift, Mode, Run, Summary
 from pg_analytics.reports.cache import ReportCache
+from pg_analytics.snapshots.months import mend_months
 from pg_analytics.snapshots.pace import Pace
 from pg_analytics.snapshots.rebuild import DaysBusy, Rebuilt, merge_days, publish_days
-from pg_analytics.snapshots.verify import verify_days
+from pg_analytics.snapshots.verify import Verified, verify_days, verify_months
 from pg_analytics.windows import DayRange
 
 _log: Final = structlog.get_logger(__name__)
@@ -87,13 +89,17 @@ class Performance:
         """Do what is left of the run. Raises `Fenced` if it is not the caller's any more, `GaveWay` if another goes
         first, `FrozenDays` if its events are gone, besides what the driver raises.
         """
-        do = self._verify if self._run.scope.mode is Mode.VERIFY else self._rebuild
+        verifies = self._run.scope.mode is Mode.VERIFY
+        do, finish = (self._verify, self._verify_months) if verifies else (self._rebuild, self._mend_months)
         try:
             async with asyncio.TaskGroup() as lanes:
                 for number in range(LANES):
                     lanes.create_task(self._lane(do), name=f"lane-{number}")
         except BaseExceptionGroup as failed:
             raise failed.exceptions[0] from None
+        covers = self._run.covers
+        whole = _Chunk(covers, DayRange(covers.start, covers.start), self._newest_committed, asyncio.Event())
+        await self._until_done(finish, whole)
         return self._summary
 
     async def _lane(self, do: Callable[[_Chunk], Awaitable[None]]) -> None:
@@ -156,17 +162,35 @@ class Performance:
             found = await verify_days(connection, chunk.days)
             self._pace.took(chunk.days.day_count, time.perf_counter() - started)
             await chunk.previous.wait()
-            drift = [Drift(**asdict(day)) for day in found.drifted]
-            summary = msgspec.structs.replace(
-                self._summary,
-                drifted_days=self._summary.drifted_days + len(drift),
-                stale_days=self._summary.stale_days + found.stale_days,
-                events_read=self._summary.events_read + found.events_read,
-                duration_ms=self._duration_ms(),
-            )
-            drift = (self._drift + drift)[:_MAX_DRIFT]
-            await self._record(connection, chunk, summary, drift)
+            await self._record_verified(connection, chunk, found)
+
+    async def _verify_months(self, whole: _Chunk) -> None:
+        """What the days add up to, once it is known which of them are right."""
+        drifted = {day.day for day in self._drift if day.rollup == "entity"}
+        told = {(day.rollup, day.day) for day in self._drift}  # by an attempt that went no further
+        async with self._postgres.borrowed() as connection:
+            found = await verify_months(connection, whole.days, drifted=drifted)
+            new = [month for month in found if (month.rollup, month.day) not in told]
+            await self._record_verified(connection, whole, Verified(new, stale_days=0, events_read=0))
+
+    async def _record_verified(self, connection: Connection, chunk: _Chunk, found: Verified) -> None:
+        drift = [Drift(**asdict(day)) for day in found.drifted]
+        summary = msgspec.structs.replace(
+            self._summary,
+            drifted_days=self._summary.drifted_days + len(drift),
+            stale_days=self._summary.stale_days + found.stale_days,
+            events_read=self._summary.events_read + found.events_read,
+            duration_ms=self._duration_ms(),
+        )
+        drift = (self._drift + drift)[:_MAX_DRIFT]
+        await self._record(connection, chunk, summary, drift)
         self._summary, self._drift = summary, drift
+
+    async def _mend_months(self, whole: _Chunk) -> None:
+        """What the days add up to, where somebody has written into it: the run is the remedy for that, too."""
+        async with self._postgres.borrowed() as connection:
+            versions = await mend_months(connection, whole.days)
+        await self._cache.mirror_versions(versions)
 
     async def _record(self, connection: Connection, chunk: _Chunk, summary: Summary, drift: list[Drift]) -> None:
         if not await store.record_progress(

@@ -40,7 +40,9 @@ class Filter(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ReportDefinition(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A report as its folder describes it. `columns` are those of a report that has no breakdowns."""
+    """A report as its folder describes it. `columns` are those of a report that has no breakdowns; one that
+    `reads_months` is told which months lie in its range whole.
+    """
 
     slug: str
     name: str
@@ -53,6 +55,7 @@ class ReportDefinition(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     columns: tuple[str, ...] = ()
     breakdowns: tuple[Breakdown, ...] = ()
     filters: tuple[Filter, ...] = ()
+    reads_months: bool = False
 
     @property
     def dimensions(self) -> tuple[str, ...]:
@@ -72,6 +75,11 @@ class ReportDefinition(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if self.breakdowns:
             asked["breakdown"] = "|".join(breakdown.name for breakdown in self.breakdowns)
         return asked | {f.name: f.description for f in self.filters} | _EVERY_REPORT
+
+    @property
+    def parameter_count(self) -> int:
+        """How many parameters the report's own statement has: range, window and page, the filters, the months."""
+        return 5 + len(self.filters) + (2 if self.reads_months else 0)
 
     def statement(self, breakdown: str | None) -> str:
         """The SQL that answers the report with `breakdown` (None: the report has none)."""

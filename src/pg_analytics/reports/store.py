@@ -143,9 +143,14 @@ def report_call(
     max_fresh_days: int | None = None,
 ) -> tuple[str, list[object]]:
     """The statement that runs a report, and its arguments."""
-    sql = run_statement(definition.slug, breakdown, fresh=max_fresh_days is not None)
-    asked = [days.start, days.end, window.value, limit, offset, *filters]
-    return sql, [*asked, definition.rollup, max_fresh_days, _MAX_LOG_BYTES, definition.slug]
+    fresh = max_fresh_days is not None
+    asked: list[object] = [days.start, days.end, window.value, limit, offset, *filters]
+    if definition.reads_months:
+        # A fresh answer counts events in place of days, and knows of no such months.
+        months = DayRange(days.end, days.end) if fresh else days.whole_months()
+        asked += [months.start, months.end]
+    asked += [definition.rollup, max_fresh_days if fresh else _MAX_LOG_BYTES, definition.slug]
+    return run_statement(definition.slug, breakdown, fresh=fresh), asked
 
 
 async def run_report(

@@ -6,7 +6,7 @@ from typing import Final
 
 from pg_analytics.postgres.pool import Connection
 from pg_analytics.postgres.statements import statement
-from pg_analytics.snapshots.store import ROLLUPS
+from pg_analytics.snapshots.store import MonthDifferences, add_to_months
 
 #: Subject of the horizon of the events; those of the rollups are named like them.
 EVENTS: Final = "events"
@@ -16,7 +16,9 @@ _STOP_HORIZONS: Final = statement(__package__, "stop_horizons")
 _LOCK_HORIZON: Final = statement(__package__, "lock_horizon")
 _MOVE_HORIZON: Final = statement(__package__, "move_horizon")
 _COUNT_BUCKETS_BEFORE: Final = statement(__package__, "count_buckets_before")
-_DROP: Final = {rollup: statement(__package__, f"drop_{rollup}") for rollup in ROLLUPS}
+_DROP_SOURCE_STATUS: Final = statement(__package__, "drop_source_status")
+_DROP_ENTITY: Final = statement(__package__, "drop_entity")
+_DROP_MARGINS: Final = statement(__package__, "drop_source_status_margin")
 _DROP_BUCKETS: Final = statement(__package__, "drop_buckets")
 _LOG_REGAINED_DAYS: Final = statement(__package__, "log_regained_days")
 
@@ -57,9 +59,14 @@ async def count_buckets_before(connection: Connection, rollup: str, day: date) -
 
 async def drop_days(connection: Connection, rollup: str, start: date, end: date) -> int:
     """Delete the days `start <= day < end` of `rollup`, which are locked; returns how many rows that were."""
-    deleted = await connection.execute(_DROP[rollup], start, end)
+    if rollup == "entity":
+        rows_deleted, *lost = (await connection.fetch(_DROP_ENTITY, start, end))[0]
+        await add_to_months(connection, MonthDifferences(*lost))
+    else:
+        rows_deleted = int((await connection.execute(_DROP_SOURCE_STATUS, start, end)).split()[-1])
+        await connection.execute(_DROP_MARGINS, start, end)
     await connection.execute(_DROP_BUCKETS, rollup, start, end)
-    return int(deleted.split()[-1])
+    return int(rows_deleted)
 
 
 async def log_regained_days(connection: Connection, rollup: str, start: date, end: date) -> int:

@@ -1,6 +1,6 @@
 """Rebuilding days: the protocol of this package's docstring, in its order."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from typing import Final
@@ -65,10 +65,7 @@ async def merge_days(connection: Connection, days: Iterable[date]) -> MergedDays
     """
     ordered = sorted(days)
     await store.take_changes(connection, ordered)
-    try:
-        await store.lock_days(connection, ordered)
-    except asyncpg.LockNotAvailableError:
-        raise DaysBusy from None
+    await lock_days(connection, ordered)
     horizons = await store.hold_horizons(connection)
     if ordered and ordered[0] < horizons.events:
         raise FrozenDays(horizons.events)
@@ -76,10 +73,22 @@ async def merge_days(connection: Connection, days: Iterable[date]) -> MergedDays
     return MergedDays(kept, {rollup: await store.merge(connection, rollup, kept[rollup]) for rollup in store.ROLLUPS})
 
 
+async def lock_days(connection: Connection, days: Sequence[date]) -> None:
+    """Hold each of `days` (ascending) until the transaction ends; `DaysBusy` if that takes too long."""
+    try:
+        await store.lock_days(connection, days)
+    except asyncpg.LockNotAvailableError:
+        raise DaysBusy from None
+
+
 async def publish_days(connection: Connection, merged: MergedDays, *, run_id: UUID | None) -> Rebuilt:
-    """Steps 4 and 5. The reports' versions stay locked until the commit: nothing that waits may come in between."""
+    """Steps 4 and 5. Months and versions stay locked until the commit: nothing that waits may come in between."""
+    margins_changed = await store.merge_margins(connection, merged.days["source_status"])
     events_read = [await store.record_days(connection, rollup, days, run_id) for rollup, days in merged.days.items()]
+    await store.add_to_months(connection, merged.rows["entity"].months)
     changed = [rollup for rollup, rows in merged.rows.items() if rows.rows_inserted or rows.rows_deleted]
+    if margins_changed and "source_status" not in changed:  # somebody has written into the margins
+        changed.append("source_status")
     versions: dict[str, int] = {}
     if changed:
         versions = await store.move_versions(connection, changed)

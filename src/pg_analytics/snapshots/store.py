@@ -1,7 +1,7 @@
 """The statements of the rebuild protocol, one function each."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date, datetime
 from typing import Final
 from uuid import UUID
@@ -13,6 +13,12 @@ from pg_analytics.postgres.statements import statement
 
 #: The rollups; each has a `merge_*.sql` and a table of its name.
 ROLLUPS: Final = ("source_status", "entity")
+
+#: What `rollup_source_status` adds up to over all sources, over all statuses, and over both.
+MARGINS: Final = "source_status_margin"
+
+#: What `rollup_entity` adds up to over a month.
+MONTHS: Final = "entity_month"
 
 #: First key of the advisory locks on days; the second is the day.
 _DAY_LOCK_CLASS: Final = 0x7067_6461
@@ -27,19 +33,40 @@ _MARK_FROZEN_DAYS: Final = statement(__package__, "mark_frozen_days")
 _MERGE: Final = {rollup: statement(__package__, f"merge_{rollup}") for rollup in ROLLUPS}
 #: The same statements, over events that a prune has deleted and put aside in a table of the same columns.
 _MERGE_PRUNED: Final = {rollup: sql.replace("analytics_events", "pruned_events") for rollup, sql in _MERGE.items()}
+_MERGE_MARGINS: Final = statement(__package__, "merge_source_status_margin")
 _VERIFY: Final = {rollup: statement(__package__, f"verify_{rollup}") for rollup in ROLLUPS}
+_VERIFY_MARGINS: Final = statement(__package__, "verify_source_status_margin")
+_ADD_TO_MONTHS: Final = statement(__package__, "add_to_months")
+_DELETE_EMPTY_MONTHS: Final = statement(__package__, "delete_empty_months")
+_VERIFY_MONTHS: Final = statement(__package__, "verify_entity_month")
+_MEND_MONTH: Final = statement(__package__, "mend_entity_month")
 _RECORD_DAYS: Final = statement(__package__, "record_days")
 _ANNOUNCE_VERSIONS: Final = statement(__package__, "announce_versions")
 _MOVE_VERSIONS: Final = statement(__package__, "move_versions")
 
 
 @dataclass(frozen=True, slots=True)
+class MonthDifferences:
+    """What days of `rollup_entity` have gained and lost, side by side: a day of the month (which is not named by its
+    first day, since that of the first month would reach PostgreSQL as `-infinity`), the entity, and by how many events.
+    Each month and entity is there once.
+    """
+
+    days: Sequence[date] = ()
+    entities: Sequence[str] = ()
+    differences: Sequence[int] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Merged:
-    """Rows of a rollup that a merge wrote (new or with a new count), removed or replaced, and left alone."""
+    """Rows of a rollup that a merge wrote (new or with a new count), removed or replaced, and left alone; and what it
+    leaves to be added to the months.
+    """
 
     rows_inserted: int
     rows_deleted: int
     rows_unchanged: int
+    months: MonthDifferences = field(default_factory=MonthDifferences)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +102,10 @@ class ComparedDay:
 
 @dataclass(frozen=True, slots=True)
 class DriftedDay:
-    """A day of a rollup that differs from its events though no change of them is waiting."""
+    """A day of a rollup that differs from its events though no change of them is waiting. Or one whose margins differ
+    from its rows, where `rollup` is `MARGINS`; or the first day of a month that differs from its days, where it is
+    `MONTHS`.
+    """
 
     rollup: str
     day: date
@@ -123,17 +153,51 @@ async def mark_frozen_days(connection: Connection, days: Sequence[date]) -> list
 
 async def merge(connection: Connection, rollup: str, days: Sequence[date]) -> Merged:
     """Make the days of `rollup` equal to their events."""
-    return Merged(**(await connection.fetch(_MERGE[rollup], days))[0])
+    return await _merged(connection, _MERGE[rollup], days)
 
 
 async def merge_pruned(connection: Connection, rollup: str, days: Sequence[date]) -> Merged:
     """Make the days of `rollup` equal to what `pruned_events` holds of them."""
-    return Merged(**(await connection.fetch(_MERGE_PRUNED[rollup], days))[0])
+    return await _merged(connection, _MERGE_PRUNED[rollup], days)
+
+
+async def _merged(connection: Connection, sql: str, days: Sequence[date]) -> Merged:
+    rows_inserted, rows_deleted, rows_unchanged, *differences = (await connection.fetch(sql, days))[0]
+    return Merged(rows_inserted, rows_deleted, rows_unchanged, MonthDifferences(*differences))
+
+
+async def merge_margins(connection: Connection, days: Sequence[date]) -> int:
+    """Make the margins of days that are merged equal to their rows; returns how many of them were not."""
+    return int(await connection.fetchval(_MERGE_MARGINS, days))
+
+
+async def add_to_months(connection: Connection, months: MonthDifferences) -> None:
+    """Add to the months what their days have gained and lost. The rows stay locked until the transaction ends."""
+    if not months.days:
+        return
+    columns = (months.days, months.entities)
+    if await connection.fetchval(_ADD_TO_MONTHS, *columns, months.differences):
+        await connection.execute(_DELETE_EMPTY_MONTHS, *columns)
+
+
+async def mend_month(connection: Connection, day: date) -> int:
+    """Make the month of `day`, whose days are locked, equal to its days; returns how many of its rows were not."""
+    return int(await connection.fetchval(_MEND_MONTH, day))
 
 
 async def verify_days(connection: Connection, rollup: str, days: Sequence[date]) -> list[ComparedDay]:
     """Compare the days of `rollup` with their events."""
     return [ComparedDay(**row) for row in await connection.fetch(_VERIFY[rollup], days)]
+
+
+async def verify_margins(connection: Connection, days: Sequence[date]) -> list[DriftedDay]:
+    """The days whose margins are not what their rows add up to."""
+    return [DriftedDay(MARGINS, **row) for row in await connection.fetch(_VERIFY_MARGINS, days)]
+
+
+async def verify_months(connection: Connection, days: Sequence[date]) -> list[DriftedDay]:
+    """Those of the months that `days` lie in which are not what their days add up to."""
+    return [DriftedDay(MONTHS, **row) for row in await connection.fetch(_VERIFY_MONTHS, days)]
 
 
 async def record_days(connection: Connection, rollup: str, days: Sequence[date], run_id: UUID | None) -> int:

@@ -11,7 +11,7 @@ WHERE
     AND l.database = (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database())
     AND c.relname IN (
         'analytics_events', 'event_changes', 'horizons', 'recompute_runs', 'report_definitions', 'rollup_entity',
-        'rollup_source_status', 'snapshot_buckets'
+        'rollup_entity_month', 'rollup_source_status', 'rollup_source_status_margin', 'snapshot_buckets'
     )
     AND l.mode IN ('ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
 ORDER BY 1

@@ -1,12 +1,11 @@
 -- The days of a range with changes that no rebuild has seen, or will ever see, and whether their events can be counted
--- instead. A part of every report's statement: the common table `stale` (`reports.statement`).
--- Parameters: $1 first day, $2 day after the last; of `asked`: rollup, max_fresh_days (NULL: count no events).
+-- instead. A part of every fresh report's statement: the common table `stale` (`reports.statement`).
+-- Parameters: $1 first day, $2 day after the last; of `asked`: rollup.
 -- Index: primary key of snapshot_buckets; the change log is short.
 -- Days that the rollup dropped are left out: no rebuild brings them back. Of a frozen day the events are not all there.
 SELECT
     d.day,
-    (SELECT a.max_fresh_days IS NOT NULL FROM asked AS a)
-    AND d.day >= (SELECT h.kept_from FROM horizons AS h WHERE h.subject = 'events') AS is_countable
+    d.day >= (SELECT h.kept_from FROM horizons AS h WHERE h.subject = 'events') AS is_countable
 FROM (
     SELECT c.occurred_day AS day
     FROM event_changes AS c

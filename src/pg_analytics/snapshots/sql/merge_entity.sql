@@ -1,5 +1,5 @@
 -- Makes the days of rollup_entity equal to their events, writing only the rows that differ: an unchanged day
--- costs its aggregation and writes nothing.
+-- costs its aggregation and writes nothing. Returns what it wrote, and what it leaves to be added to the months.
 -- Parameters: $1 days, which the caller has locked.
 -- Index: analytics_events_occurred_day_idx and the primary key of rollup_entity, once per day.
 -- Day by day (LATERAL), so that each day's groups fit into memory and the plan does not depend on how many days there
@@ -62,12 +62,34 @@ added AS (
     FROM differing AS d
     WHERE d.kept IS NULL
     ORDER BY d.day, d.entity_id
+),
+
+months AS (
+    SELECT
+        max(d.day) AS day,
+        d.entity_id,
+        sum(d.event_count - coalesce(d.kept, 0))::bigint AS difference
+    FROM differing AS d
+    GROUP BY d.day - (extract(DAY FROM d.day)::integer - 1), d.entity_id
+    HAVING sum(d.event_count - coalesce(d.kept, 0)) <> 0
 )
 
 SELECT
-    count(*) FILTER (WHERE event_count > 0) AS rows_inserted,
-    count(*) FILTER (WHERE kept IS NOT NULL) AS rows_deleted,
-    -- Every part of a statement sees the table as it was before.
-    (SELECT count(*) FROM rollup_entity AS r WHERE r.day = ANY($1::date[]))
-    - count(*) FILTER (WHERE kept IS NOT NULL) AS rows_unchanged
-FROM differing
+    rows.*,
+    differences.*
+FROM (
+    SELECT
+        count(*) FILTER (WHERE event_count > 0) AS rows_inserted,
+        count(*) FILTER (WHERE kept IS NOT NULL) AS rows_deleted,
+        -- Every part of a statement sees the table as it was before.
+        (SELECT count(*) FROM rollup_entity AS r WHERE r.day = ANY($1::date[]))
+        - count(*) FILTER (WHERE kept IS NOT NULL) AS rows_unchanged
+    FROM differing
+) AS rows
+CROSS JOIN (
+    SELECT
+        coalesce(array_agg(m.day), '{}') AS days,
+        coalesce(array_agg(m.entity_id), '{}') AS entities,
+        coalesce(array_agg(m.difference), '{}') AS differences
+    FROM months AS m
+) AS differences

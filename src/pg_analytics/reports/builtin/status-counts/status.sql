@@ -1,17 +1,18 @@
 -- status-counts, one row per status over the whole range.
 -- Parameters: $1 first day, $2 day after the last (whole buckets), $3 window, $4 limit,
 -- $5 offset, $6 status or NULL. The buckets are whole already, so the window does not change the sums.
--- Index: primary key of rollup_source_status, as a range of days.
+-- Index: primary key of rollup_source_status_margin, as one range: a row per day and status.
 WITH counted AS (
     SELECT
-        r.status,
-        sum(r.event_count)::bigint AS event_count
-    FROM rollup_source_status AS r
+        r.member AS status,
+        sum_counts(r.event_count) AS event_count
+    FROM rollup_source_status_margin AS r
     WHERE
-        r.day >= $1 AND r.day < $2
+        r.dimension = 'status'
+        AND r.day >= $1 AND r.day < $2
         AND $3::text IS NOT NULL
-        AND ($6::text IS NULL OR r.status = $6)
-    GROUP BY r.status
+        AND ($6::text IS NULL OR r.member = $6)
+    GROUP BY r.member
 ),
 
 page AS (

@@ -1,16 +1,17 @@
 -- volume-by-period, one row per bucket.
 -- Parameters: $1 first day, $2 day after the last (whole buckets), $3 window, $4 limit,
 -- $5 offset, $6 source slug or NULL.
--- Index: primary key of rollup_source_status, as a range of days.
+-- Index: rollup_source_status_margin_member_idx, as one range: a row per day.
 -- The week of a day is computed from the date alone: date_trunc would read it in the session's time zone.
 WITH counted AS (
     SELECT
         CASE $3::text WHEN 'week' THEN r.day - (extract(ISODOW FROM r.day)::integer - 1) ELSE r.day END AS bucket_date,
-        sum(r.event_count)::bigint AS event_count
-    FROM rollup_source_status AS r
+        sum_counts(r.event_count) AS event_count
+    FROM rollup_source_status_margin AS r
     WHERE
-        r.day >= $1 AND r.day < $2
-        AND ($6::text IS NULL OR r.source_id = (SELECT s.id FROM event_sources AS s WHERE s.slug = $6))
+        r.dimension = CASE WHEN $6::text IS NULL THEN 'all' ELSE 'source' END
+        AND r.member = coalesce((SELECT s.id::text FROM event_sources AS s WHERE s.slug = $6), '')
+        AND r.day >= $1 AND r.day < $2
     GROUP BY 1
 ),
 

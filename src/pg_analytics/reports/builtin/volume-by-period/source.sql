@@ -1,17 +1,34 @@
 -- volume-by-period, one row per bucket and source.
 -- Parameters: $1 first day, $2 day after the last (whole buckets), $3 window, $4 limit,
 -- $5 offset, $6 source slug or NULL.
--- Index: primary key of rollup_source_status, as a range of days.
-WITH counted AS (
+-- Index: primary key of rollup_source_status_margin, as one range: a row per day and source that has events; or, for
+-- one source, rollup_source_status_margin_member_idx.
+WITH margin AS (
+    -- Two branches, of which one is run: a plan for any filter would read all sources for one.
     SELECT
-        CASE $3::text WHEN 'week' THEN r.day - (extract(ISODOW FROM r.day)::integer - 1) ELSE r.day END AS bucket_date,
-        s.slug AS source,
-        sum(r.event_count)::bigint AS event_count
-    FROM rollup_source_status AS r
-    INNER JOIN event_sources AS s ON r.source_id = s.id
+        r.day,
+        r.member,
+        r.event_count
+    FROM rollup_source_status_margin AS r
+    WHERE $6::text IS NULL AND r.dimension = 'source' AND r.day >= $1 AND r.day < $2
+    UNION ALL
+    SELECT
+        r.day,
+        r.member,
+        r.event_count
+    FROM rollup_source_status_margin AS r
     WHERE
-        r.day >= $1 AND r.day < $2
-        AND ($6::text IS NULL OR s.slug = $6)
+        $6 IS NOT NULL AND r.dimension = 'source' AND r.day >= $1 AND r.day < $2
+        AND r.member = (SELECT s.id::text FROM event_sources AS s WHERE s.slug = $6)
+),
+
+counted AS (
+    SELECT
+        CASE $3::text WHEN 'week' THEN m.day - (extract(ISODOW FROM m.day)::integer - 1) ELSE m.day END AS bucket_date,
+        s.slug AS source,
+        sum_counts(m.event_count) AS event_count
+    FROM margin AS m
+    INNER JOIN event_sources AS s ON m.member = s.id::text
     GROUP BY 1, 2
 ),
 
