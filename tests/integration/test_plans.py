@@ -67,7 +67,8 @@ async def test_a_report_touches_about_as_many_rows_as_its_answer_is_made_of(conn
             rollup = {table: rows for table, rows in read.items() if table.startswith("rollup_")}
             assert made_of <= sum(rollup.values()) <= most, what
             others = {table: rows for table, rows in read.items() if not table.startswith("rollup_")}
-            assert set(others) <= {"snapshot_buckets", "horizons", "event_sources"}, what
+            assert set(others) <= {"snapshot_buckets", "horizons", "event_sources", "report_definitions"}, what
+            assert others["report_definitions"] <= len(builtin_definitions()), what
             assert others["snapshot_buckets"] == REPORTED.day_count, what
             assert others["horizons"] <= 3, what
             assert others.get("event_sources", 0) <= SOURCES, what
