@@ -116,7 +116,7 @@ async def test_a_hit_in_memory_and_a_304_need_neither_redis_nor_postgresql(
     tag = get(service, PATH).headers["ETag"]
     with ThreadPoolExecutor(1) as background:
         async with connection.transaction():
-            await connection.execute("LOCK TABLE rollup_source_status")
+            await connection.execute("LOCK TABLE rollup_source_status_margin")
             waiting = background.submit(get, service, f"{PATH}&offset=1")
             await until_somebody_waits(connection)  # the one place is taken
             nothing_cached.flushdb()
@@ -216,7 +216,7 @@ async def test_many_misses_of_one_key_are_one_query_of_the_whole_fleet(
 ) -> None:
     transaction = connection.transaction()
     await transaction.start()
-    await connection.execute("LOCK TABLE rollup_source_status")
+    await connection.execute("LOCK TABLE rollup_source_status_margin")
     asked = [asyncio.create_task(_all_at_once(service, 100, PATH)) for service in pair]
     await until_somebody_waits(connection)
     assert await connection.fetchval(WAITING) == 1
@@ -235,7 +235,7 @@ async def test_more_misses_than_can_be_computed_are_refused_and_nobody_else_noti
     limits = httpx.Limits(max_connections=100)
     async with httpx.AsyncClient(base_url=service.url + BASE_PATH, limits=limits, timeout=60) as client:
         async with connection.transaction():
-            await connection.execute("LOCK TABLE rollup_source_status")
+            await connection.execute("LOCK TABLE rollup_source_status_margin")
             asked = [asyncio.create_task(client.get(f"{PATH}&offset={1 + number}")) for number in range(60)]
             refused, _ = await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
             for answer in refused:
@@ -293,5 +293,5 @@ def test_the_least_valuable_answer_leaves_a_full_memory(small: Service) -> None:
         assert source_of(get(small, favourite)) == "memory"
         assert source_of(get(small, path)) == "postgres"
 
-    assert source_of(get(small, others[0])) == "postgres", "there was no room for all of them"
-    assert source_of(get(small, others[0])) == "memory"
+    assert "postgres" in {source_of(get(small, path)) for path in others}, "there was no room for all of them"
+    assert source_of(get(small, favourite)) == "memory"

@@ -43,10 +43,12 @@ class Incoming:
 
     async def drain(self) -> None:
         """Drop what nobody read, within bounds: who sends on for longer is cut off."""
+        if not self._unread:
+            return
         left = _DRAIN_BYTES
         with suppress(TimeoutError):
             async with asyncio.timeout(_DRAIN_S):
-                while self._unread and left > 0:
+                while left > 0 and self._unread:
                     left -= len((await self.receive()).get("body", b""))
 
 

@@ -155,7 +155,9 @@ class _Loan:
         try:
             if self._pool is None:
                 raise ConnectionError("the pool is closed")
-            self._connection = await self._pool.acquire(timeout=self._timeout_s)
+            # A time limit costs as much as an acquisition that need not wait.
+            timeout_s = None if self._pool.get_idle_size() else self._timeout_s
+            self._connection = await self._pool.acquire(timeout=timeout_s)
         except LOST as error:
             self._tell(error)
             raise

@@ -60,6 +60,8 @@ class RedisClient:
         self._redis: Redis = Redis.from_url(
             url, socket_timeout=None, socket_connect_timeout=self._timeout_s, retry=Retry(NoBackoff(), 0)
         )
+        #: The connection of the batches, of which one is under way at a time.
+        self._connection: AbstractConnection = self._redis.connection_pool.make_connection()  # type: ignore[no-untyped-call]
         self._waiting: list[_Waiting] = []
         self._sending: asyncio.Task[None] | None = None
         self._probe: asyncio.Task[None] | None = None
@@ -70,6 +72,7 @@ class RedisClient:
         for task in (self._probe, self._sending):
             if task is not None:
                 task.cancel()
+        await self._connection.disconnect(nowait=True)
         await self._redis.aclose()
 
     async def ping(self) -> bool:
@@ -166,17 +169,14 @@ class RedisClient:
 
     async def _exchange(self, commands: "list[tuple[_Word, ...]]") -> list[Any]:
         """Send all, then read all: a pipeline, without what the driver's own does for clusters and metrics."""
-        pool = self._redis.connection_pool
-        connection = await pool.get_connection()  # type: ignore[no-untyped-call]
+        connection = self._connection
         try:
             await connection.send_packed_command(connection.pack_commands(commands), check_health=False)
             return [await _answer_on(connection) for _ in commands]
         except BaseException:
-            # What is still under way on it belongs to nobody.
+            # What is still under way on it belongs to nobody. The next to send connects anew.
             await connection.disconnect(nowait=True)
             raise
-        finally:
-            await pool.release(connection)
 
     def _refused(self, error: ResponseError) -> None:
         now = time.monotonic()

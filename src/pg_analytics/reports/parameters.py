@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
+from functools import lru_cache
 from typing import Any, Final
 
 from pg_analytics.errors import invalid
@@ -22,7 +23,7 @@ LIMIT: Final = Integer("limit", 50, minimum=1, maximum=1000)
 @dataclass(frozen=True, slots=True)
 class RunParameters:
     """What is asked of a report. `filters` holds the value of each of its filters, None where not narrowed; `fresh`
-    asks for the numbers of this moment.
+    asks for the numbers of this moment; `days` are the whole buckets that answer it.
     """
 
     window: Window
@@ -33,11 +34,7 @@ class RunParameters:
     fresh: bool
     limit: int
     offset: int
-
-    @property
-    def days(self) -> DayRange:
-        """The whole buckets that answer the request."""
-        return DayRange.inclusive(self.date_from, self.date_to).whole_buckets(self.window)
+    days: DayRange
 
     def identity(self) -> dict[str, object]:
         """Equal for requests that have the same answer, for the cache key. A fresh answer is never kept."""
@@ -52,12 +49,9 @@ class RunParameters:
         }
 
 
-def declared(definition: ReportDefinition, entry: CatalogEntry) -> list[Parameter[Any]]:
+def declared(definition: ReportDefinition, entry: CatalogEntry) -> tuple[Parameter[Any], ...]:
     """The parameters that a report takes, in the order of the reference."""
-    parameters: list[Parameter[Any]] = [_window(entry), DATE_FROM, DATE_TO]
-    if definition.breakdowns:
-        parameters.append(_breakdown(definition))
-    return [*parameters, *(_filter(f) for f in definition.filters), FRESH, LIMIT, OFFSET]
+    return _declared(definition, entry.default_window, entry.allowed_windows)
 
 
 def read(
@@ -66,8 +60,10 @@ def read(
     """What `query` asks for; `ServiceError` (400) naming the parameter that is wrong. `now` is aware, in UTC."""
     query.allow(declared(definition, entry))
     date_from, date_to = _dates(query, today=now.date(), max_days=max_days)
+    asked_window = query.value(_window(entry.default_window, entry.allowed_windows))
+    window = Window(asked_window or entry.default_window)
     return RunParameters(
-        window=Window(query.value(_window(entry)) or entry.default_window),
+        window=window,
         date_from=date_from,
         date_to=date_to,
         breakdown=query.value(_breakdown(definition)) if definition.breakdowns else None,
@@ -75,6 +71,7 @@ def read(
         fresh=query.value(FRESH),
         limit=query.value(LIMIT),
         offset=query.value(OFFSET),
+        days=DayRange.inclusive(date_from, date_to).whole_buckets(window),
     )
 
 
@@ -96,15 +93,29 @@ def _dates(query: Query, *, today: date, max_days: int) -> tuple[date, date]:
     return date_from, date_to
 
 
-def _window(entry: CatalogEntry) -> Choice:
-    choices = tuple(window.value for window in entry.allowed_windows)
-    return Choice("window", entry.default_window.value, choices=choices, ignore_case=True)
+# A definition never changes, and the windows of a report hardly ever do.
 
 
+@lru_cache
+def _declared(
+    definition: ReportDefinition, default_window: Window, allowed_windows: tuple[Window, ...]
+) -> tuple[Parameter[Any], ...]:
+    breakdown = (_breakdown(definition),) if definition.breakdowns else ()
+    filters = (_filter(f) for f in definition.filters)
+    return (_window(default_window, allowed_windows), DATE_FROM, DATE_TO, *breakdown, *filters, FRESH, LIMIT, OFFSET)
+
+
+@lru_cache
+def _window(default: Window, allowed: tuple[Window, ...]) -> Choice:
+    return Choice("window", default.value, choices=tuple(window.value for window in allowed), ignore_case=True)
+
+
+@lru_cache
 def _breakdown(definition: ReportDefinition) -> Choice:
     choices = tuple(breakdown.name for breakdown in definition.breakdowns)
     return Choice("breakdown", definition.default_breakdown, choices=choices)
 
 
+@lru_cache
 def _filter(f: Filter) -> Parameter[str | None]:
     return Text(f.name, None) if f.values is None else Choice(f.name, None, choices=f.values)
