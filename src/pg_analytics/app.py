@@ -63,6 +63,10 @@ _LOCK_TIMEOUT: Final = timedelta(seconds=2)
 #: The groups of a full day fit into this; twice as many do in the hash tables of PostgreSQL 15 and newer.
 _REBUILD_WORK_MEM: Final = "16MB"
 
+#: A ranking of some 100,000 entities fits into this. Nor does one report take more than a core: helpers of its own made
+#: none quicker, and took the cores of others.
+_REPORT_WORK_MEM: Final = "32MB"
+
 #: Connections of the requests' pool that no report takes: the catalogue and the operators shall not queue behind them.
 _RESERVED_CONNECTIONS: Final = 2
 #: How many requests may wait for each connection that computes reports, and for how long.
@@ -182,7 +186,14 @@ async def application(
     url = settings_module.require_database(settings)
     redis_url = settings_module.require_redis(settings)
     key = ManagementKey(settings_module.require_management_key(settings))
-    postgres = Postgres(url, size=settings.postgres_pool_size, timeout=settings.postgres_timeout, name="api")
+    postgres = Postgres(
+        url,
+        size=settings.postgres_pool_size,
+        timeout=settings.postgres_timeout,
+        name="api",
+        work_mem=_REPORT_WORK_MEM,
+        parallel=False,
+    )
     redis = RedisClient(redis_url, timeout=settings.redis_timeout)
     probe_redis = RedisClient(redis_url, timeout=settings.redis_timeout)
     probes = Probes(url, probe_redis)

@@ -14,11 +14,11 @@ what it waits for, and tries again.
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import timedelta
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 import structlog
@@ -31,7 +31,7 @@ from pg_analytics.snapshots.months import mend_months
 from pg_analytics.snapshots.pace import Pace
 from pg_analytics.snapshots.rebuild import DaysBusy, Rebuilt, merge_days, publish_days
 from pg_analytics.snapshots.verify import Verified, verify_days, verify_months
-from pg_analytics.windows import DayRange
+from pg_analytics.windows import DayRange, month_of
 
 _log: Final = structlog.get_logger(__name__)
 
@@ -91,12 +91,7 @@ class Performance:
         """
         verifies = self._run.scope.mode is Mode.VERIFY
         do, finish = (self._verify, self._verify_months) if verifies else (self._rebuild, self._mend_months)
-        try:
-            async with asyncio.TaskGroup() as lanes:
-                for number in range(LANES):
-                    lanes.create_task(self._lane(do), name=f"lane-{number}")
-        except BaseExceptionGroup as failed:
-            raise failed.exceptions[0] from None
+        await _together(self._lane(do) for _ in range(LANES))
         covers = self._run.covers
         whole = _Chunk(covers, DayRange(covers.start, covers.start), self._newest_committed, asyncio.Event())
         await self._until_done(finish, whole)
@@ -188,9 +183,14 @@ class Performance:
 
     async def _mend_months(self, whole: _Chunk) -> None:
         """What the days add up to, where somebody has written into it: the run is the remedy for that, too."""
-        async with self._postgres.borrowed() as connection:
-            versions = await mend_months(connection, whole.days)
-        await self._cache.mirror_versions(versions)
+        months = sorted({month_of(day).start for day in whole.days})
+
+        async def mend(lane: int) -> None:
+            async with self._postgres.borrowed() as connection:
+                versions = await mend_months(connection, months[lane::LANES])
+            await self._cache.mirror_versions(versions)
+
+        await _together(mend(lane) for lane in range(LANES))
 
     async def _record(self, connection: Connection, chunk: _Chunk, summary: Summary, drift: list[Drift]) -> None:
         if not await store.record_progress(
@@ -222,3 +222,13 @@ async def _turn(chunk: _Chunk) -> None:
             await chunk.previous.wait()
     except TimeoutError:
         raise _NotYet from None
+
+
+async def _together(lanes: Iterable[Coroutine[Any, Any, None]]) -> None:
+    """Until all have ended; what the first that fails raises, once the others have been stopped."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            for number, lane in enumerate(lanes):
+                group.create_task(lane, name=f"lane-{number}")
+    except BaseExceptionGroup as failed:
+        raise failed.exceptions[0] from None
