@@ -80,6 +80,14 @@ bench-recompute: .venv/.stamp ## Measure what recomputing costs, as ratios (ARGS
 bench-follow: .venv/.stamp ## Measure how soon reports count what is written (ARGS=--help)
 	@$(BIN)/python -m bench.follow $(ARGS)
 
+.PHONY: bench-read
+bench-read: .venv/.stamp ## Measure what reading costs, beside bare SQL and a bare handler (needs wrk and pgbench; ARGS=--help)
+	@$(BIN)/python -m bench.read $(ARGS)
+
+.PHONY: bench-soak
+bench-soak: .venv/.stamp ## Measure whether memory stays flat over an hour of mixed load (ARGS='--minutes 5')
+	@$(BIN)/python -m bench.soak $(ARGS)
+
 .PHONY: fmt
 fmt: .venv/.stamp ## Format Python and SQL, and mend what the linters can mend
 	@$(BIN)/ruff check --quiet --fix $(PYTHON_SOURCES) || true

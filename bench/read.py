@@ -8,6 +8,7 @@ import asyncio
 import re
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass
@@ -45,6 +46,10 @@ _REPORTS: Final = (
     ("status-counts", "period"),
     ("top-entities", None),
 )
+#: Answers that are asked for in the measurement of warming up, and how long after a change.
+_FAVOURITES: Final = 20
+_PAUSE_S: Final = 2.0
+_VERSION: Final = "SELECT version FROM report_definitions WHERE slug = 'volume-by-period'"
 _GENERATED_AT: Final = re.compile(rb'"generated_at":"([^"]*)"')
 _DAYS_PER_CHUNK: Final = 30
 
@@ -192,6 +197,34 @@ class Bench:
             Line("… queries that it took, per storm", queries, self._rounds, "", 1),
         ]
 
+    async def warm_up(self, filled: Filled) -> Line:
+        """How many of the answers asked for most somebody has to wait for, once numbers have changed."""
+        say("answers that are waited for after a change")
+        warmed, not_warmed = [await self._waited_for(filled, warm_up=answers) for answers in (_FAVOURITES, 0)]
+        what = f"of {_FAVOURITES} favourites, waited for after a change: warmed up, against not"
+        return Line(what, warmed, not_warmed, "answers")
+
+    async def _waited_for(self, filled: Filled, *, warm_up: int) -> float:
+        writer = await asyncpg.connect(filled.url)
+        paths = [f"{filled.cached}&offset={number}" for number in range(_FAVOURITES)]
+        found = []
+        with serving(filled.environment() | {"WARM_UP_ANSWERS": str(warm_up)}) as service:
+            async with httpx.AsyncClient(base_url=service, timeout=60) as client:
+                for number in range(self._rounds):
+                    for path in paths:
+                        await client.get(path)
+                    version = await writer.fetchval(_VERSION)
+                    await writer.execute(
+                        own.sql("insert_batch"), 1, f"warm-{warm_up}-{number}-{time.time_ns()}-", [filled.first_day]
+                    )
+                    while await writer.fetchval(_VERSION) == version:  # noqa: ASYNC110 - another process moves it
+                        await asyncio.sleep(0.05)
+                    await asyncio.sleep(_PAUSE_S)  # the pace of people, or of a dashboard that refreshes
+                    answers = [(await client.get(path)).json()["data"] for path in paths]
+                    found.append(sum(answer["source_system"] == "postgres" for answer in answers))
+        await writer.close()
+        return median(found)
+
     def processes(self, filled: Filled) -> list[Line]:
         """One, two and four processes: cached and uncached."""
         found: dict[int, tuple[float, float]] = {}
@@ -295,10 +328,11 @@ def _measure(arguments: argparse.Namespace, filled: Sequence[Filled]) -> list[Li
         lines += found
     if len(filled) > 1:
         lines += _compared(filled[0], largest, throughputs)
-    return [*lines, *bench.storm(largest), *bench.processes(largest), *bench.latency(largest)]
+    warmed = asyncio.run(bench.warm_up(largest))
+    return [*lines, *bench.storm(largest), warmed, *bench.processes(largest), *bench.latency(largest)]
 
 
-def _databases(opened: ExitStack, events: Sequence[int]) -> Iterator[Filled]:
+def databases(opened: ExitStack, events: Sequence[int]) -> Iterator[Filled]:
     """A database per number of events, on servers of their own."""
     folder = Path(opened.enter_context(tempfile.TemporaryDirectory(prefix="pg-analytics-bench-")))
     opened.callback(reset, folder)
@@ -331,7 +365,7 @@ def main() -> None:
     load.require()
     try:
         with ExitStack() as opened:
-            show(_measure(arguments, list(_databases(opened, arguments.events))), as_json=arguments.json)
+            show(_measure(arguments, list(databases(opened, arguments.events))), as_json=arguments.json)
     except KeyboardInterrupt:
         sys.exit(130)
 

@@ -15,24 +15,29 @@ from pg_analytics.embedded.process import free_port
 @contextmanager
 def serving(environment: Mapping[str, str]) -> Iterator[str]:
     """`pg-analytics serve` for the length of the block, at the URL that this yields."""
-    settings = {"MANAGEMENT_API_KEY": "bench", "LOG_LEVEL": "error", **environment}
-    port = free_port()
-    with _running(
-        ["-m", "pg_analytics", "serve"], {"APP_PORT": str(port), **settings}, f"http://127.0.0.1:{port}"
-    ) as url:
+    with running_service(environment) as (url, _):
         yield url
+
+
+@contextmanager
+def running_service(environment: Mapping[str, str]) -> Iterator[tuple[str, int]]:
+    """As `serving`; the URL, and the process id."""
+    port = free_port()
+    settings = {"MANAGEMENT_API_KEY": "bench", "LOG_LEVEL": "error", **environment, "APP_PORT": str(port)}
+    with _running(["-m", "pg_analytics", "serve"], settings, f"http://127.0.0.1:{port}") as running:
+        yield running
 
 
 @contextmanager
 def bare_handler(body_bytes: int) -> Iterator[str]:
     """A handler that returns a constant of `body_bytes`, on the same server, for the length of the block."""
     port = free_port()
-    with _running(["-m", "bench.bare_handler", str(port), str(body_bytes)], {}, f"http://127.0.0.1:{port}") as url:
+    with _running(["-m", "bench.bare_handler", str(port), str(body_bytes)], {}, f"http://127.0.0.1:{port}") as (url, _):
         yield url
 
 
 @contextmanager
-def _running(arguments: Sequence[str], environment: Mapping[str, str], url: str) -> Iterator[str]:
+def _running(arguments: Sequence[str], environment: Mapping[str, str], url: str) -> Iterator[tuple[str, int]]:
     process = subprocess.Popen([sys.executable, *arguments], env={**os.environ, **environment})
     try:
         while True:
@@ -43,7 +48,7 @@ def _running(arguments: Sequence[str], environment: Mapping[str, str], url: str)
                 if process.poll() is not None:
                     sys.exit(f"{' '.join(arguments[:3])} did not start")
                 time.sleep(0.1)
-        yield url
+        yield url, process.pid
     finally:
         process.terminate()
         process.wait(30)

@@ -209,6 +209,7 @@ async def application(
         Admission(places=places, queue=places * _QUEUE_PER_PLACE, patience_s=_QUEUE_PATIENCE_S),
         max_range_days=settings.max_report_range_days,
         max_fresh_days=settings.max_fresh_days,
+        warm_up=settings.warm_up_answers,
         clock=clock,
     )
     trigger = Trigger(

@@ -228,6 +228,13 @@ class Settings:
         "Megabytes of answers that each process keeps in its own memory, in front of Redis. `0` keeps none.",
         default="64",
     )
+    warm_up_answers: int = _setting(
+        "WARM_UP_ANSWERS",
+        partial(_parse_integer, minimum=0, maximum=1_000),
+        "How many answers of a report, of those asked for most, each process computes again when its numbers have "
+        "changed, before anybody asks. `0` computes none.",
+        default="0",
+    )
     log_format: str = _setting(
         "LOG_FORMAT",
         partial(_parse_choice, choices=("auto", "text", "json")),

@@ -295,3 +295,30 @@ def test_the_least_valuable_answer_leaves_a_full_memory(small: Service) -> None:
 
     assert "postgres" in {source_of(get(small, path)) for path in others}, "there was no room for all of them"
     assert source_of(get(small, favourite)) == "memory"
+
+
+@pytest.mark.parametrize("warm_up", [2, 0])
+async def test_what_was_asked_for_most_is_there_again_before_it_is_asked_for(
+    database: str,
+    redis_url: str,
+    connection: "asyncpg.Connection[asyncpg.Record]",
+    nothing_cached: Redis,
+    tmp_path: Path,
+    *,
+    warm_up: int,
+) -> None:
+    environment = {"DATABASE_URL": database, "REDIS_URL": redis_url, "REFRESH_INTERVAL": "0"}
+    asked = {f"{PATH}&limit={100 + times}": times for times in (5, 1, 3)}
+    with serving(environment | {"WARM_UP_ANSWERS": str(warm_up)}, tmp_path) as service:
+        for path, times in asked.items():
+            for _ in range(times):
+                get(service, path)
+        await insert(connection, FIRST, 1, prefix=uuid4().hex)
+        service.recompute(VOLUME, "day", FIRST, FIRST)
+        version = succeeded(service.http.get(f"/reports/{VOLUME}"))["data"]["version"]
+
+        until(lambda: len([*nothing_cached.scan_iter(f"report:{VOLUME}:v{version}:*[0-9a-f]")]) == warm_up)
+        sources = {times: source_of(get(service, path)) for path, times in asked.items()}
+
+    warmed = {times for times, source in sources.items() if source == "memory"}
+    assert warmed == {5, 3} if warm_up else not warmed

@@ -21,7 +21,7 @@ def hit(rows: bytes = b"[]", *, execution_ms: int = 1) -> bytes:
 
 def put(memory: Memory, key: str, body: bytes, *, version: int = 1, slug: str = "report") -> None:
     """Keep an answer."""
-    memory.put(slug, version, key, b'"1-a"', body)
+    memory.put(slug, version, key, body, tag=b'"1-a"', question=None)
 
 
 def test_an_answer_is_found_under_its_version_only() -> None:

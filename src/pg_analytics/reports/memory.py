@@ -12,7 +12,7 @@ An answer belongs to a version of its report. When that moves on, all answers of
 
 import gzip
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
 from itertools import count
@@ -48,10 +48,12 @@ class Told:
 @dataclass(slots=True)
 class Kept:
     """An answer of one version of its report. `since`, of the monotonic clock, is when its time to live began.
+    `question` is what the caller wants to find with it.
 
     `told` is the answer as it went out last; it may go out again while `moment` is still the same object.
     """
 
+    question: object
     tag: bytes
     hit: bytes
     since: float
@@ -80,6 +82,8 @@ class Memory:
 
     def __init__(self, *, max_bytes: int) -> None:
         """0 bytes keep nothing."""
+        #: Is told of the answers of a report that left since its version moved on.
+        self.on_outdated: Callable[[str, list[Kept]], None] | None = None
         self._max_bytes = max_bytes
         self._reports: dict[str, _OfReport] = {}
         self._heap: list[tuple[float, int, _OfReport, str, Kept]] = []
@@ -97,11 +101,11 @@ class Memory:
             self._weigh(kept)
         return kept
 
-    def put(self, slug: str, version: int, key: str, tag: bytes, hit: bytes) -> None:
+    def put(self, slug: str, version: int, key: str, hit: bytes, *, tag: bytes, question: object) -> None:
         """Keep the body of a hit, unless newer numbers are known or it would take too much of the room."""
         self.forget_older(slug, version)
         report = self._reports[slug]
-        kept = Kept(tag, hit, time.monotonic(), _OVERHEAD + int(_COPIES * len(hit)), 1 + took_ms(hit))
+        kept = Kept(question, tag, hit, time.monotonic(), _OVERHEAD + int(_COPIES * len(hit)), 1 + took_ms(hit))
         if version < report.version or kept.size > self._max_bytes / 10:
             return
         self._remove(report, key)
@@ -119,10 +123,13 @@ class Memory:
             return
         self._reports[slug] = _OfReport(version)
         if report is not None and report.answers:
+            outdated = list(report.answers.values())
             for key in list(report.answers):
                 self._remove(report, key)
             self._heap = [entry for entry in self._heap if not entry[-1].gone]
             heapify(self._heap)
+            if self.on_outdated is not None:
+                self.on_outdated(slug, outdated)
 
     def _weigh(self, kept: Kept) -> None:
         kept.asked += 1

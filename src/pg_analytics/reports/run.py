@@ -9,8 +9,11 @@ A fresh answer goes past the caches both ways: it is of one moment, which no ver
 import asyncio
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from contextvars import Context
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
+from heapq import nlargest
 from itertools import count
 from typing import Any, Final
 from uuid import uuid4
@@ -94,9 +97,12 @@ class ReportRunner:
         *,
         max_range_days: int,
         max_fresh_days: int,
+        warm_up: int,
         clock: Callable[[], datetime],
     ) -> None:
-        """`max_fresh_days` bounds how many days' events a fresh answer may count."""
+        """`max_fresh_days` bounds how many days' events a fresh answer may count; `warm_up` how many answers of a
+        report are computed again, once its version has moved on, before anybody asks for them.
+        """
         self._catalog = catalog
         self._cache = cache
         self._memory = memory
@@ -111,13 +117,22 @@ class ReportRunner:
         self._name = uuid4().hex
         self._leaders = count()
         self._renewals: set[asyncio.Task[None]] = set()
+        self._warm_up = warm_up
+        self._favourites: dict[str, list[Question]] = {}
+        self._warming: asyncio.Task[None] | None = None
+        if warm_up:
+            memory.on_outdated = self._remember_favourites
 
     def recall(self, slug: str, query: bytes) -> Question | None:
         """What a request means, if it came before and means the same today."""
         question = self._questions.get((slug, query))
-        if question is None or question.shape is not self._catalog.shape(slug):
-            return None
-        return question if question.today is None or question.today == self._clock().date() else None
+        return question if question is not None and self._holds(question) else None
+
+    def _holds(self, question: Question) -> bool:
+        """Whether a request would still mean that."""
+        if question.shape is not self._catalog.shape(question.slug):
+            return False
+        return question.today is None or question.today == self._clock().date()
 
     def recent(self, question: Question, version: int) -> tuple[Kept, int] | None:
         """The answer of `version` in memory, and how many seconds ago its time to live began: no query, no wait."""
@@ -165,6 +180,31 @@ class ReportRunner:
         """
         return await (self._fresh if question.asked.fresh else self._cached)(question, known)
 
+    def _remember_favourites(self, slug: str, outdated: list[Kept]) -> None:
+        favourites = nlargest(self._warm_up, outdated, key=lambda kept: kept.asked)
+        self._favourites[slug] = [kept.question for kept in favourites if isinstance(kept.question, Question)]
+        if self._warming is None:
+            # A context of its own: the request that learned of the version has nothing to do with it.
+            self._warming = asyncio.create_task(self._warm(), name="warm-up", context=Context())
+
+    async def _warm(self) -> None:
+        """Compute the favourites anew, one after the other, so that they take one place at most."""
+        try:
+            while self._favourites:
+                _, questions = self._favourites.popitem()
+                for question in questions:
+                    await self._warm_one(question)
+        finally:
+            self._warming = None
+
+    async def _warm_one(self, question: Question) -> None:
+        if not self._holds(question):
+            return
+        with suppress(ServiceError):  # whoever asks will be told
+            known = await self._catalog.lookup(question.slug)
+            if not known.degraded:
+                await self._cached(question, known)
+
     async def _cached(self, question: Question, known: Known) -> Answer:
         """What the snapshots say, from the nearest cache that has it."""
         if known.degraded:
@@ -186,7 +226,7 @@ class ReportRunner:
         """From Redis, from whoever computes it already, or from PostgreSQL."""
         hit, leader = await self._follow(key, ttl_s)
         if hit is not None:
-            self._memory.put(question.slug, version, question.identity, question.tag(version), hit)
+            self._remember(question, version, hit)
             return _Computed(version, hit)
         try:
             data, meta, momentary, seen = await self._compute(question)
@@ -196,10 +236,14 @@ class ReportRunner:
         # Lower only where a backup was restored under a running process.
         version = max(version, seen)
         hit = envelope.body(data | {"cache_hit": True, "source_system": "redis"}, meta | {"cache_hit": True})
-        self._memory.put(question.slug, version, question.identity, question.tag(version), hit)
+        self._remember(question, version, hit)
         seen_key = entry_key(question.slug, version, question.identity)
         self._cache.settle(key, leader, seen_key, hit, ttl_s=ttl_s)
         return _Computed(version, hit, _body_from_postgres(data, meta | momentary))
+
+    def _remember(self, question: Question, version: int, hit: bytes) -> None:
+        tag = question.tag(version)
+        self._memory.put(question.slug, version, question.identity, hit, tag=tag, question=question)
 
     async def _follow(self, key: str, ttl_s: int) -> tuple[bytes | None, str]:
         """The body under `key` once another process has put it there, or the word under which we are to do that."""
