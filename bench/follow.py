@@ -9,14 +9,10 @@ no row of it any more that is as old as the batch.
 
 import argparse
 import asyncio
-import os
 import random
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -28,10 +24,10 @@ import httpx
 from bench import database as own
 from bench.database import sql
 from bench.measuring import Line, median, say, show
+from bench.serving import serving
 from pg_analytics.embedded import redis
 from pg_analytics.embedded.binaries import Binaries
 from pg_analytics.embedded.folder import reset
-from pg_analytics.embedded.process import free_port
 from pg_analytics.postgres.pool import Connection
 from pg_analytics.snapshots.rebuild import rebuild_days
 from pg_analytics.windows import DayRange
@@ -153,28 +149,6 @@ class Follow:
             await asyncio.sleep(_POLL_S)
 
 
-@contextmanager
-def _serving(environment: dict[str, str]) -> Iterator[str]:
-    """The service as a user starts it, for the length of the block; its URL."""
-    port = free_port()
-    settings = {"APP_PORT": str(port), "MANAGEMENT_API_KEY": "bench", "LOG_LEVEL": "error", **environment}
-    process = subprocess.Popen([sys.executable, "-m", "pg_analytics", "serve"], env={**os.environ, **settings})
-    url = f"http://127.0.0.1:{port}"
-    try:
-        while True:
-            try:
-                httpx.get(f"{url}/readyz").raise_for_status()
-                break
-            except httpx.HTTPError:
-                if process.poll() is not None:
-                    sys.exit("the service did not start")
-                time.sleep(0.1)
-        yield url
-    finally:
-        process.terminate()
-        process.wait(30)
-
-
 async def _measure(arguments: argparse.Namespace, server_url: str, redis_url: str) -> list[Line]:
     async with own.database(server_url) as url:
         connection = await asyncpg.connect(url)
@@ -187,11 +161,11 @@ async def _measure(arguments: argparse.Namespace, server_url: str, redis_url: st
                 connection, DayRange(first_day - timedelta(days=31), first_day + timedelta(days=_YEAR)), run_id=None
             )
         environment = {"DATABASE_URL": url, "REDIS_URL": redis_url}
-        with _serving(environment | {"REFRESH_INTERVAL": "0"}) as service_url:
+        with serving(environment | {"REFRESH_INTERVAL": "0"}) as service_url:
             async with httpx.AsyncClient(base_url=service_url, timeout=30) as service:
                 say("the writer alone")
                 alone = await Follow(url, service).commits_alone(max(10, arguments.seconds // 3))
-        with _serving(environment) as service_url:
+        with serving(environment) as service_url:
             async with httpx.AsyncClient(base_url=service_url, timeout=30) as service:
                 say("the service catches up")
                 while await connection.fetchval(_BACKLOG):  # noqa: ASYNC110 - another process works on it

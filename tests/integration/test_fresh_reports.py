@@ -33,8 +33,7 @@ async def run(
 ) -> store.ReportRows:
     """A report over all days."""
     definition = builtin_definitions()[slug]
-    return await store.run_report(
-        connection,
+    call = store.report_call(
         definition,
         breakdown,
         days=DAYS,
@@ -44,6 +43,7 @@ async def run(
         filters=[None] * len(definition.filters),
         max_fresh_days=max_fresh_days,
     )
+    return await store.run_report(connection, call)
 
 
 async def explain(

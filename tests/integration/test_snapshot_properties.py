@@ -68,8 +68,7 @@ async def answer(connection: Connection, asked: Asked, *, fresh: bool = False) -
     """What the service's own statement answers."""
     definition = builtin_definitions()[asked.slug]
     window = Window(asked.window)
-    return await store.run_report(
-        connection,
+    call = store.report_call(
         definition,
         asked.breakdown,
         days=covered(asked),
@@ -79,6 +78,7 @@ async def answer(connection: Connection, asked: Asked, *, fresh: bool = False) -
         filters=[asked.only] * len(definition.filters),
         max_fresh_days=ALL_DAYS if fresh else None,
     )
+    return await store.run_report(connection, call)
 
 
 def covered(asked: Asked) -> DayRange:

@@ -98,13 +98,9 @@ class RedisClient:
         )
         return value, bool(leads)
 
-    def put_and_release(self, key: str, value: bytes, lead_key: str, token: str, *, ttl_s: int) -> None:
-        """Store `value` for `ttl_s` seconds, and delete `lead_key` if it still holds `token`. Not waited for."""
-        if self._probe is None:
-            self._waiting.append(
-                _Waiting(("EVAL", _PUT_AND_RELEASE, 2, key, lead_key, value, ttl_s, token), None, None)
-            )
-            self._begin()
+    async def put_and_release(self, key: str, value: bytes, lead_key: str, token: str, *, ttl_s: int) -> None:
+        """Store `value` for `ttl_s` seconds, and delete `lead_key` if it still holds `token`."""
+        await self._run(_PUT_AND_RELEASE, [key, lead_key], value, ttl_s, token)
 
     async def put(self, key: str, value: bytes, *, ttl_s: int) -> None:
         """Store `value` for `ttl_s` seconds."""
@@ -135,13 +131,10 @@ class RedisClient:
             return default
         answer = asyncio.get_running_loop().create_future()
         self._waiting.append(_Waiting(command, default, answer))
-        self._begin()
-        return await answer
-
-    def _begin(self) -> None:
-        if self._waiting and self._sending is None:
+        if self._sending is None:
             # A context of its own, here and below: the task outlives the request that started it.
             self._sending = asyncio.create_task(self._send_all(), context=Context())
+        return await answer
 
     async def _send_all(self) -> None:
         """Send batches until nobody waits."""
@@ -193,14 +186,14 @@ class RedisClient:
 
 @dataclass(frozen=True, slots=True)
 class _Waiting:
-    """A command on its way, and who waits for its answer, if anybody does."""
+    """A command on its way, and who waits for its answer."""
 
     command: tuple[_Word, ...]
     default: Any
-    answer: asyncio.Future[Any] | None
+    answer: asyncio.Future[Any]
 
     def answered(self, answer: Any) -> None:
-        if self.answer is not None and not self.answer.done():  # who waited may have given up
+        if not self.answer.done():  # who waited may have given up
             self.answer.set_result(self.default if isinstance(answer, Exception) else answer)
 
 

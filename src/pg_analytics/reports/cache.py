@@ -82,11 +82,9 @@ class ReportCache:
         body = _checked(found)
         return body, leads or (body is None and found is not None)
 
-    def settle(self, led: str, leader: str, key: str, body: bytes, *, ttl_s: int) -> None:
-        """What `leader` has computed for those who wait for `led`: keep it under `key` for `ttl_s` seconds. Not waited
-        for.
-        """
-        self._redis.put_and_release(key, body, f"{led}:leader", leader, ttl_s=_jittered(ttl_s))
+    async def settle(self, led: str, leader: str, key: str, body: bytes, *, ttl_s: int) -> None:
+        """What `leader` has computed for those who wait for `led`: keep it under `key` for `ttl_s` seconds."""
+        await self._redis.put_and_release(key, body, f"{led}:leader", leader, ttl_s=_jittered(ttl_s))
 
     async def give_up(self, key: str, leader: str) -> None:
         """`leader` could not compute what belongs under `key`."""

@@ -238,7 +238,7 @@ class ReportRunner:
         hit = envelope.body(data | {"cache_hit": True, "source_system": "redis"}, meta | {"cache_hit": True})
         self._remember(question, version, hit)
         seen_key = entry_key(question.slug, version, question.identity)
-        self._cache.settle(key, leader, seen_key, hit, ttl_s=ttl_s)
+        await self._cache.settle(key, leader, seen_key, hit, ttl_s=ttl_s)
         return _Computed(version, hit, _body_from_postgres(data, meta | momentary))
 
     def _remember(self, question: Question, version: int, hit: bytes) -> None:
@@ -283,20 +283,20 @@ class ReportRunner:
         true of this moment, and the version.
         """
         asked, definition = question.asked, question.definition
+        call = store.report_call(
+            definition,
+            asked.breakdown,
+            days=asked.days,
+            window=asked.window,
+            limit=asked.limit,
+            offset=asked.offset,
+            filters=list(asked.filters.values()),
+            max_fresh_days=max_fresh_days,
+        )
         async with self._admission.place():
             started = time.perf_counter()
             async with self._postgres.connection() as connection:
-                found = await store.run_report(
-                    connection,
-                    definition,
-                    asked.breakdown,
-                    days=asked.days,
-                    window=asked.window,
-                    limit=asked.limit,
-                    offset=asked.offset,
-                    filters=list(asked.filters.values()),
-                    max_fresh_days=max_fresh_days,
-                )
+                found = await store.run_report(connection, call)
         self._catalog.heard(question.slug, found.version)
         if max_fresh_days is not None and found.fresh_days is not None and found.fresh_days > max_fresh_days:
             raise _too_stale(found.fresh_days, max_fresh_days)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import date, datetime
-from typing import Final
+from typing import Final, TypeAlias
 
 import msgspec
 
@@ -23,6 +23,10 @@ _INSTALL_WINDOW: Final = statement(__package__, "install_window")
 #: A change log longer than this (about 250,000 entries, some 50 ms) is not read for an answer that does not depend on
 #: it: that would take longer than most reports.
 _MAX_LOG_BYTES: Final = 16 * 1024 * 1024
+
+
+#: A statement and its arguments.
+ReportCall: TypeAlias = tuple[str, list[object]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,8 +145,12 @@ def report_call(
     offset: int,
     filters: list[str | None],
     max_fresh_days: int | None = None,
-) -> tuple[str, list[object]]:
-    """The statement that runs a report, and its arguments."""
+) -> ReportCall:
+    """The statement that runs a report.
+
+    With `max_fresh_days`, the rows are those of this very moment: the events of stale days are counted. Where there
+    are more such days than that, `fresh_days` says so, and the rows are not fresh.
+    """
     fresh = max_fresh_days is not None
     asked: list[object] = [days.start, days.end, window.value, limit, offset, *filters]
     if definition.reads_months:
@@ -153,33 +161,9 @@ def report_call(
     return run_statement(definition.slug, breakdown, fresh=fresh), asked
 
 
-async def run_report(
-    connection: Connection,
-    definition: ReportDefinition,
-    breakdown: str | None,
-    *,
-    days: DayRange,
-    window: Window,
-    limit: int,
-    offset: int,
-    filters: list[str | None],
-    max_fresh_days: int | None = None,
-) -> ReportRows:
-    """Run a report. One statement, so one snapshot: no answer mixes two states.
-
-    With `max_fresh_days`, the rows are those of this very moment: the events of stale days are counted. Where there
-    are more such days than that, `fresh_days` says so, and the rows are not fresh.
-    """
-    sql, arguments = report_call(
-        definition,
-        breakdown,
-        days=days,
-        window=window,
-        limit=limit,
-        offset=offset,
-        filters=filters,
-        max_fresh_days=max_fresh_days,
-    )
+async def run_report(connection: Connection, call: ReportCall) -> ReportRows:
+    """Run a report. One statement, so one snapshot: no answer mixes two states."""
+    sql, arguments = call
     [row] = await connection.fetch(sql, *arguments)
     return ReportRows(**row)
 
