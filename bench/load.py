@@ -13,6 +13,10 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import unquote, urlsplit, urlunsplit
 
+from pg_analytics.app import REPORT_WORK_MEM
+
+#: Settings of a session, as those of the service that run reports have them.
+_SESSION: Final = f"-c jit=off -c work_mem={REPORT_WORK_MEM} -c max_parallel_workers_per_gather=0"
 _COLD: Final = Path(__file__).with_name("lua") / "cold.lua"
 _PARAMETER: Final = re.compile(r"\$(\d+)")
 _COMMENT: Final = re.compile(r"--.*")
@@ -78,7 +82,7 @@ def statements(
         script.write(f"{varied}{text};\n")
         script.flush()
         command = [program, "-n", "-M", "prepared", f"-c{clients}", "-j1", f"-T{max(1, round(seconds))}"]
-        environment = {**os.environ, "PGPASSWORD": unquote(parts.password or ""), "PGOPTIONS": "-c jit=off"}
+        environment = {**os.environ, "PGPASSWORD": unquote(parts.password or ""), "PGOPTIONS": _SESSION}
         run = subprocess.run(
             [*command, "-f", script.name, without_password],
             capture_output=True,

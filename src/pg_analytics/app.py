@@ -65,7 +65,7 @@ _REBUILD_WORK_MEM: Final = "16MB"
 
 #: A ranking of some 100,000 entities fits into this. Nor does one report take more than a core: helpers of its own made
 #: none quicker, and took the cores of others.
-_REPORT_WORK_MEM: Final = "32MB"
+REPORT_WORK_MEM: Final = "32MB"
 
 #: Connections of the requests' pool that no report takes: the catalogue and the operators shall not queue behind them.
 _RESERVED_CONNECTIONS: Final = 2
@@ -191,7 +191,7 @@ async def application(
         size=settings.postgres_pool_size,
         timeout=settings.postgres_timeout,
         name="api",
-        work_mem=_REPORT_WORK_MEM,
+        work_mem=REPORT_WORK_MEM,
         parallel=False,
     )
     redis = RedisClient(redis_url, timeout=settings.redis_timeout)

@@ -46,18 +46,30 @@ async def test_no_more_are_let_in_than_there_are_places_and_those_who_wait_come_
     assert visitors.most == 2
 
 
-async def test_whoever_finds_the_queue_full_is_sent_away_at_once() -> None:
+async def test_whoever_finds_the_queue_full_is_sent_away_though_a_place_is_free_by_then() -> None:
+    visitors = _Visitors(Admission(places=1, queue=0, patience_s=0.0))
+    inside = asyncio.create_task(visitors.visit())
+    await _settled()
+    refused = asyncio.create_task(visitors.visit())
+    visitors.leave.set()
+    await inside
+
+    with pytest.raises(ServiceError) as error:
+        await refused
+    assert error.value.code is ErrorCode.SERVICE_UNAVAILABLE
+    assert "Retry-After" in error.value.headers
+
+
+async def test_whoever_finds_the_queue_full_waits_as_long_as_the_others_before_it_is_told() -> None:
     visitors = _Visitors(Admission(places=1, queue=1, patience_s=LONG_S))
-    tasks = [asyncio.create_task(visitors.visit()) for _ in range(2)]
+    tasks = [asyncio.create_task(visitors.visit()) for _ in range(3)]
     await _settled()
 
-    with pytest.raises(ServiceError) as refused:
-        await visitors.visit()
-
-    assert refused.value.code is ErrorCode.SERVICE_UNAVAILABLE
-    assert "Retry-After" in refused.value.headers
+    assert not any(task.done() for task in tasks)
+    assert visitors.inside == 1
+    tasks[2].cancel()
     visitors.leave.set()
-    await asyncio.gather(*tasks)
+    await asyncio.gather(*tasks[:2])
 
 
 async def test_nobody_waits_for_longer_than_the_patience() -> None:
