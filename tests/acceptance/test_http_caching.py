@@ -61,7 +61,7 @@ def is_hit(envelope: Any) -> bool:
 
 
 def entries(redis: Redis) -> list[bytes]:
-    return sorted(redis.scan_iter("report:*:v*"))
+    return sorted(redis.scan_iter("report:*:v[0-9]*:*"))
 
 
 @pytest.mark.parametrize("slug", [VOLUME, "status-counts", "top-entities"])
