@@ -37,8 +37,6 @@ _YEAR: Final = 365
 _MONTH: Final = 30
 _CONNECTIONS: Final = 32
 _STORM: Final = 1000
-#: How many connections of a service compute reports: those of its pool but for the ones that it reserves.
-_PLACES: Final = 6
 _REPORTS: Final = (
     ("volume-by-period", "period"),
     ("volume-by-period", "source"),
@@ -135,7 +133,7 @@ class Bench:
                         more,
                         first_day=filled.first_day,
                         start=next(self._cold),
-                        connections=_PLACES,
+                        connections=load.PLACES,
                         seconds=self._seconds,
                     )
 
@@ -145,7 +143,7 @@ class Bench:
                         sql,
                         arguments,
                         vary_from=filled.first_day,
-                        clients=_PLACES,
+                        clients=load.PLACES,
                         seconds=self._seconds,
                     )
 
@@ -196,6 +194,26 @@ class Bench:
             Line("1,000 clients at once, one cold key, against a cached one", median(cold), median(warm), "s"),
             Line("… queries that it took, per storm", queries, self._rounds, "", 1),
         ]
+
+    def overload(self, filled: Filled) -> Line:
+        """What is answered when a hundred times as many ask as can be computed at once."""
+        say("overload")
+        with serving(filled.environment()) as service:
+
+            def served(connections: int) -> float:
+                return load.cold_throughput(
+                    service,
+                    "/api/v1/reports/volume-by-period/run",
+                    "",
+                    first_day=filled.first_day,
+                    start=next(self._cold),
+                    connections=connections,
+                    seconds=self._seconds,
+                )
+
+            many, few = self._pairs(lambda: served(100 * load.PLACES), lambda: served(load.PLACES))
+        what = f"uncached, answered while {100 * load.PLACES} clients ask, against {load.PLACES}"
+        return Line(what, many, few, "1/s")
 
     async def warm_up(self, filled: Filled) -> Line:
         """How many of the answers asked for most somebody has to wait for, once numbers have changed."""
@@ -329,7 +347,14 @@ def _measure(arguments: argparse.Namespace, filled: Sequence[Filled]) -> list[Li
     if len(filled) > 1:
         lines += _compared(filled[0], largest, throughputs)
     warmed = asyncio.run(bench.warm_up(largest))
-    return [*lines, *bench.storm(largest), warmed, *bench.processes(largest), *bench.latency(largest)]
+    return [
+        *lines,
+        *bench.storm(largest),
+        bench.overload(largest),
+        warmed,
+        *bench.processes(largest),
+        *bench.latency(largest),
+    ]
 
 
 def databases(opened: ExitStack, events: Sequence[int]) -> Iterator[Filled]:

@@ -200,18 +200,7 @@ async def application(
     cache = ReportCache(redis)
     memory = Memory(max_bytes=settings.memory_cache_mb * 1024 * 1024)
     catalog = Catalog(url, postgres, cache, memory)
-    places = max(1, settings.postgres_pool_size - _RESERVED_CONNECTIONS)
-    runner = ReportRunner(
-        catalog,
-        cache,
-        memory,
-        postgres,
-        Admission(places=places, queue=places * _QUEUE_PER_PLACE, patience_s=_QUEUE_PATIENCE_S),
-        max_range_days=settings.max_report_range_days,
-        max_fresh_days=settings.max_fresh_days,
-        warm_up=settings.warm_up_answers,
-        clock=clock,
-    )
+    runner = _runner(settings, catalog, cache, memory, postgres, clock=clock)
     trigger = Trigger(
         postgres=postgres,
         redis=redis,
@@ -242,6 +231,30 @@ async def application(
         await postgres.close()
         await redis.close()
         await probe_redis.close()
+
+
+def _runner(
+    settings: Settings,
+    catalog: Catalog,
+    cache: ReportCache,
+    memory: Memory,
+    postgres: Postgres,
+    *,
+    clock: Callable[[], datetime],
+) -> ReportRunner:
+    """Who runs the reports, on connections of `postgres`, but not on all of them."""
+    places = max(1, settings.postgres_pool_size - _RESERVED_CONNECTIONS)
+    return ReportRunner(
+        catalog,
+        cache,
+        memory,
+        postgres,
+        Admission(places=places, queue=places * _QUEUE_PER_PLACE, patience_s=_QUEUE_PATIENCE_S),
+        max_range_days=settings.max_report_range_days,
+        max_fresh_days=settings.max_fresh_days,
+        warm_up=settings.warm_up_answers,
+        clock=clock,
+    )
 
 
 async def serve(settings: Settings, *, on_ready: Callable[[], None] = lambda: None) -> None:

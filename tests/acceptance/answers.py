@@ -15,9 +15,6 @@ from typing import Final
 
 #: An answer that did not come: refused, or cut off.
 NONE: Final = 0
-#: So many of a service's answers may be 503 without our doing: on a machine that is busy with other things, PostgreSQL
-#: may take longer than the second after which a service counts it as lost.
-SPARED: Final = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,12 +150,7 @@ class History:
     def _unexplained(self) -> Iterator[str]:
         """200 and 304 are answers; 503, or none at all, is for those in trouble; anything else is for nobody."""
         failed = [answer for answer in self.answers if answer.status not in {200, 304}]
-        failed = [answer for answer in failed if answer.status not in {503, NONE} or not self._in_trouble(answer)]
-        told = Counter(answer.service for answer in self.answers)
-        late = Counter(answer.service for answer in failed if answer.status == 503)
-        for answer in failed:
-            if answer.status != 503 or late[answer.service] > told[answer.service] * SPARED:
-                yield str(answer)
+        yield from (str(each) for each in failed if each.status not in {503, NONE} or not self._in_trouble(each))
 
     def _in_trouble(self, answer: Answer) -> bool:
         return any(

@@ -91,15 +91,6 @@ def test_a_failure_is_for_those_in_trouble(status: int) -> None:
     assert meanings(failure, troubles=(Trouble("here", began=1.5),)) == set()
 
 
-def test_a_busy_machine_excuses_a_503_among_hundreds_of_answers_and_nothing_else() -> None:
-    answers = [at(NEW, number) for number in range(5, 205)]
-    late = replace(NEW, status=503, tag=None, rows=None, generation=None)
-    assert meanings(*answers, late) == set()
-    assert meanings(*answers, *[late] * 3) == {"no answer, and no trouble"}
-    for status in (500, NONE):
-        assert meanings(*answers, replace(late, status=status)) == {"no answer, and no trouble"}
-
-
 def test_no_trouble_excuses_a_defect() -> None:
     defect = replace(OLD, status=500, tag=None, rows=None, generation=None)
     assert meanings(defect, troubles=(Trouble("here", began=0),)) == {"no answer, and no trouble"}

@@ -33,6 +33,8 @@ _BATCH: Final = 128
 #: How often it is told, at most, that Redis refuses commands.
 _TELL_EVERY_S: Final = 10.0
 
+_NO_ANSWER: Final = object()
+
 _RAISE_TO: Final = """
 local known = tonumber(redis.call('GET', KEYS[1]) or '0')
 if known == nil or known < tonumber(ARGV[1]) then redis.call('SET', KEYS[1], ARGV[1]) end
@@ -146,7 +148,7 @@ class RedisClient:
             self._sending = None
 
     async def _send(self, batch: "list[_Waiting]") -> None:
-        answers: list[Any]
+        answers: list[Any] = []
         try:
             async with asyncio.timeout(self._timeout_s):
                 answers = await self._exchange([waiting.command for waiting in batch])
@@ -154,11 +156,13 @@ class RedisClient:
             _log.warning("redis_lost", error=type(error).__name__)
             self._probe = asyncio.create_task(self._probe_until_answered(), context=Context())
             batch, self._waiting = batch + self._waiting, []
-            answers = [error] * len(batch)
-        for waiting, answer in zip(batch, answers, strict=True):
-            if isinstance(answer, ResponseError):
-                self._refused(answer)
-            waiting.answered(answer)
+        finally:
+            # Whatever happened, nobody waits for ever.
+            answers += [_NO_ANSWER] * (len(batch) - len(answers))
+            for waiting, answer in zip(batch, answers, strict=True):
+                if isinstance(answer, ResponseError):
+                    self._refused(answer)
+                waiting.answered(answer)
 
     async def _exchange(self, commands: "list[tuple[_Word, ...]]") -> list[Any]:
         """Send all, then read all: a pipeline, without what the driver's own does for clusters and metrics."""
@@ -194,7 +198,8 @@ class _Waiting:
 
     def answered(self, answer: Any) -> None:
         if not self.answer.done():  # who waited may have given up
-            self.answer.set_result(self.default if isinstance(answer, Exception) else answer)
+            none = answer is _NO_ANSWER or isinstance(answer, ResponseError)
+            self.answer.set_result(self.default if none else answer)
 
 
 async def _answer_on(connection: AbstractConnection) -> Any:

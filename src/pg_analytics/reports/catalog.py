@@ -132,8 +132,6 @@ class Catalog:
 
     async def _read(self) -> bool:
         """Read the catalogue for a request whose lease has run out; False if PostgreSQL is lost."""
-        if self._lost and self._reading.locked():
-            return False
         async with self._reading:
             # Whoever waited here learns what the one before found out, a loss included: waits must not add up.
             if self._leased():

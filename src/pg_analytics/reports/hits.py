@@ -118,13 +118,11 @@ class Hits:
                 not_modified = not_modified or is_known(kept.tag, value)
             elif name in ANNOUNCING_BODY:
                 return None  # somebody has to take it in
-        sent = caching_headers(kept.tag, question.shape.cache_ttl_seconds, age_s)
-        sent.append((b"x-request-id", request_id or new_request_id()))
+        headers = caching_headers(kept.tag, question.shape.cache_ttl_seconds, age_s)
+        headers.append((b"x-request-id", request_id or new_request_id()))
         if not_modified:
-            return {"type": "http.response.start", "status": 304, "headers": sent}, _NO_BODY
-        body, described = negotiated(self._runner.tell(question, kept), gzip=gzip)
-        start = {"type": "http.response.start", "status": 200, "headers": described + sent}
-        return start, _NO_BODY if scope["method"] == "HEAD" else {"type": "http.response.body", "body": body}
+            return _not_modified(headers)
+        return _answered(scope["method"], self._runner.tell(question, kept), headers, gzip=gzip)
 
     def _log_count(self) -> None:
         now = time.monotonic()
@@ -170,16 +168,10 @@ class Misses:
         if if_none_match and ttl_s and not known.degraded and not question.asked.fresh:
             tag = question.tag(known.entry.version)
             if any(is_known(tag, value) for value in if_none_match):
-                return {
-                    "type": "http.response.start",
-                    "status": 304,
-                    "headers": caching_headers(tag, ttl_s, 0),
-                }, _NO_BODY
+                return _not_modified(caching_headers(tag, ttl_s, 0))
         answer = await self._runner.answer(question, known)
-        body, described = negotiated(answer.told, gzip=gzip)
-        headers = described + caching_headers(answer.tag, answer.max_age_s, answer.age_s)
-        start = {"type": "http.response.start", "status": 200, "headers": headers}
-        return start, _NO_BODY if scope["method"] == "HEAD" else {"type": "http.response.body", "body": body}
+        headers = caching_headers(answer.tag, answer.max_age_s, answer.age_s)
+        return _answered(scope["method"], answer.told, headers, gzip=gzip)
 
 
 def _slug(path: str, below: str) -> str | None:
@@ -190,11 +182,16 @@ def _slug(path: str, below: str) -> str | None:
     return slug if slug and "/" not in slug else None
 
 
-def negotiated(told: Told, *, gzip: bool) -> tuple[bytes, list[tuple[bytes, bytes]]]:
-    """The body for a client that takes gzip or does not, and the headers that describe it."""
+def _not_modified(headers: list[tuple[bytes, bytes]]) -> tuple[Message, Message]:
+    return {"type": "http.response.start", "status": 304, "headers": headers}, _NO_BODY
+
+
+def _answered(method: str, told: Told, headers: list[tuple[bytes, bytes]], *, gzip: bool) -> tuple[Message, Message]:
+    """The answer for a client that takes gzip or does not."""
     compressed = told.compressed() if gzip else None
     body = told.body if compressed is None else compressed
     described = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
     if compressed is not None:
         described.append((b"content-encoding", b"gzip"))
-    return body, described
+    start: Message = {"type": "http.response.start", "status": 200, "headers": described + headers}
+    return start, _NO_BODY if method == "HEAD" else {"type": "http.response.body", "body": body}

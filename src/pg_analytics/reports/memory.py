@@ -50,7 +50,8 @@ class Kept:
     """An answer of one version of its report. `since`, of the monotonic clock, is when its time to live began.
     `question` is what the caller wants to find with it.
 
-    `told` is the answer as it went out last; it may go out again while `moment` is still the same object.
+    `told` is the answer as it went out last, with what was true of that moment: it goes out again for as long as that
+    stays true.
     """
 
     question: object
@@ -63,11 +64,15 @@ class Kept:
     worth: float = 0.0
     gone: bool = False
     told: Told | None = None
+    momentary: Mapping[str, object] | None = None
+    #: What `momentary` was made of. The same object: it need not be made again.
     moment: object = None
 
     def tell(self, momentary: Mapping[str, object], moment: object) -> Told:
         """The answer with what is true of this `moment` only."""
-        self.told, self.moment = Told(with_meta(from_memory(self.hit), momentary)), moment
+        if self.told is None or self.momentary != momentary:
+            self.told, self.momentary = Told(with_meta(from_memory(self.hit), momentary)), momentary
+        self.moment = moment
         return self.told
 
 
