@@ -7,14 +7,11 @@ import argparse
 import asyncio
 import re
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AsyncExitStack, ExitStack
-from dataclasses import dataclass
-from datetime import date, timedelta
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from datetime import timedelta
 from itertools import count
-from pathlib import Path
 from typing import Final
 
 import asyncpg
@@ -23,18 +20,13 @@ import uvloop
 
 from bench import database as own
 from bench import load, open_loop
+from bench.filled import MONTH, YEAR, Filled, databases, run_path
 from bench.measuring import Line, median, say, show
 from bench.serving import bare_handler, serving
-from pg_analytics.embedded import redis
-from pg_analytics.embedded.binaries import Binaries
-from pg_analytics.embedded.folder import reset
 from pg_analytics.reports import store
 from pg_analytics.reports.definition import builtin_definitions
-from pg_analytics.snapshots.rebuild import rebuild_days
 from pg_analytics.windows import DayRange, Window
 
-_YEAR: Final = 365
-_MONTH: Final = 30
 _CONNECTIONS: Final = 32
 _STORM: Final = 1000
 _REPORTS: Final = (
@@ -49,26 +41,6 @@ _FAVOURITES: Final = 20
 _PAUSE_S: Final = 2.0
 _VERSION: Final = "SELECT version FROM report_definitions WHERE slug = 'volume-by-period'"
 _GENERATED_AT: Final = re.compile(rb'"generated_at":"([^"]*)"')
-_DAYS_PER_CHUNK: Final = 30
-
-
-@dataclass(frozen=True, slots=True)
-class Filled:
-    """A database with the events of a year, `events` of them, and their snapshots."""
-
-    events: int
-    url: str
-    redis_url: str
-    first_day: date
-
-    def environment(self, *, processes: int = 1) -> dict[str, str]:
-        """Settings of a service over it."""
-        return {"DATABASE_URL": self.url, "REDIS_URL": self.redis_url, "HTTP_PROCESSES": str(processes)}
-
-    @property
-    def cached(self) -> str:
-        """The path of 30 days of volume."""
-        return _run_path("volume-by-period", self.first_day, self.first_day + timedelta(days=_MONTH - 1))
 
 
 class Bench:
@@ -114,7 +86,7 @@ class Bench:
                 name = f"{slug}{f' by {breakdown}' if breakdown else ''}"
                 say(f"uncached: {name}, {filled.events:,} events")
                 definition = builtin_definitions()[slug]
-                days = DayRange(filled.first_day, filled.first_day + timedelta(days=_MONTH))
+                days = DayRange(filled.first_day, filled.first_day + timedelta(days=MONTH))
                 sql, arguments = store.report_call(
                     definition,
                     breakdown,
@@ -158,11 +130,11 @@ class Bench:
         """A year of the ranking: one request at a time, since one keeps every core busy."""
         say(f"uncached: a year of top-entities, {filled.events:,} events")
         definition = builtin_definitions()["top-entities"]
-        days = DayRange(filled.first_day, filled.first_day + timedelta(days=_YEAR))
+        days = DayRange(filled.first_day, filled.first_day + timedelta(days=YEAR))
         limits = count(100)
 
         def ours() -> float:
-            path = _run_path("top-entities", days.start, days.last)
+            path = run_path("top-entities", days.start, days.last)
             answer = httpx.get(f"{service}{path}&limit={next(limits)}", timeout=60)
             return float(answer.raise_for_status().elapsed.total_seconds())
 
@@ -307,26 +279,6 @@ class Bench:
         return median([one for one, _ in measured]), median([other for _, other in measured])
 
 
-def _run_path(slug: str, first: date, last: date) -> str:
-    return f"/api/v1/reports/{slug}/run?date_from={first}&date_to={last}"
-
-
-async def _fill(url: str, events: int) -> date:
-    """Events of the year that ended yesterday, and their snapshots."""
-    first_day = own.FIRST_DAY
-    connection = await asyncpg.connect(url)
-    await own.generate(connection, events=events, days=_YEAR, first_day=first_day)
-    say("snapshots of all of them")
-    # Late events lie before the year.
-    days = list(DayRange(first_day - timedelta(days=31), first_day + timedelta(days=_YEAR)))
-    for start in range(0, len(days), _DAYS_PER_CHUNK):
-        async with connection.transaction():
-            await rebuild_days(connection, days[start : start + _DAYS_PER_CHUNK], run_id=None)
-    await connection.execute("VACUUM (ANALYZE)")
-    await connection.close()
-    return first_day
-
-
 def _compared(few: Filled, many: Filled, throughputs: dict[int, dict[str, float]]) -> list[Line]:
     """How the reports do as events grow."""
     times = f"{many.events:,} events against {few.events:,}"
@@ -357,20 +309,6 @@ def _measure(arguments: argparse.Namespace, filled: Sequence[Filled]) -> list[Li
     ]
 
 
-def databases(opened: ExitStack, events: Sequence[int]) -> Iterator[Filled]:
-    """A database per number of events, on servers of their own."""
-    folder = Path(opened.enter_context(tempfile.TemporaryDirectory(prefix="pg-analytics-bench-")))
-    opened.callback(reset, folder)
-    cache = opened.enter_context(redis.start(folder, binaries=Binaries("auto"), durable=False))
-    server_url = opened.enter_context(own.server(None))
-    runner = opened.enter_context(asyncio.Runner())
-    databases = AsyncExitStack()
-    opened.callback(lambda: runner.run(databases.aclose()))
-    for number in sorted(events):
-        url = runner.run(databases.enter_async_context(own.database(server_url)))
-        yield Filled(number, url, cache.url, runner.run(_fill(url, number)))
-
-
 def main() -> None:
     """Measure, and print the table."""
     parser = argparse.ArgumentParser(prog="python -m bench.read", description=__doc__)
@@ -385,8 +323,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="how often; the median counts (default: 5)")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     arguments = parser.parse_args()
-    if min(arguments.events) < _YEAR or arguments.seconds < 1 or arguments.rounds < 1:
-        parser.error(f"--events: at least {_YEAR} each; --seconds and --rounds: at least 1")
+    if min(arguments.events) < YEAR or arguments.seconds < 1 or arguments.rounds < 1:
+        parser.error(f"--events: at least {YEAR} each; --seconds and --rounds: at least 1")
     load.require()
     try:
         with ExitStack() as opened:

@@ -22,8 +22,8 @@ import httpx
 import uvloop
 
 from bench import database as own
+from bench.filled import Filled, databases
 from bench.measuring import Line, median, say, show
-from bench.read import Filled, databases
 from bench.serving import running_service
 
 _CLIENTS: Final = 8
