@@ -295,6 +295,7 @@ async def answer(settings: Settings, *, stopping: asyncio.Event, on_ready: Calla
             http1_settings=HTTP1Settings(header_read_timeout=_milliseconds(settings.http_read_timeout)),
             log_enabled=False,
         )
+        import gc; gc.collect(); gc.freeze(); gc.set_threshold(20_000, 50, 50)
         serving = asyncio.create_task(server.serve(), name="http-server")
         waiting = asyncio.create_task(stopping.wait())
         await _until_listening(settings, serving)

@@ -7,10 +7,11 @@ the buckets that it touches before anything is read or rebuilt. Weeks start on M
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import date, timedelta
 from enum import StrEnum
 from typing import Final
+
+import msgspec
 
 _DAY: Final = timedelta(days=1)
 
@@ -38,8 +39,7 @@ class Window(StrEnum):
         return day - timedelta(days=day.weekday()) if self is Window.WEEK else day
 
 
-@dataclass(frozen=True, slots=True)
-class DayRange:
+class DayRange(msgspec.Struct, frozen=True):
     """The days `start <= day < end`."""
 
     start: date

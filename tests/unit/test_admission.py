@@ -22,7 +22,7 @@ class _Visitors:
         self._admission = admission
 
     async def visit(self) -> None:
-        async with self._admission.place():
+        async with self._admission:
             self.inside += 1
             self.most = max(self.most, self.inside)
             await self.leave.wait()

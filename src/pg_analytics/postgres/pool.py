@@ -89,11 +89,11 @@ class Postgres:
         if not parallel:
             self._options["server_settings"]["max_parallel_workers_per_gather"] = "0"
         self._prepared = prepared
-        self._pool: asyncpg.Pool[asyncpg.Record] | None = None
+        self._lender: _Lender | None = None
 
     async def open(self) -> None:
         """Make the pool; no connection is opened yet."""
-        self._pool = await asyncpg.create_pool(
+        pool = await asyncpg.create_pool(
             self._url,
             min_size=0,
             max_size=self._size,
@@ -104,6 +104,7 @@ class Postgres:
             max_inactive_connection_lifetime=0,
             **self._options,
         )
+        self._lender = _Lender(pool, self._timeout_s)
 
     async def _prepare(self, connection: Connection) -> None:
         if not self._prepared:
@@ -125,22 +126,61 @@ class Postgres:
 
     async def close(self) -> None:
         """Close every connection, at once if they do not end within a second."""
-        if self._pool is None:
-            return
-        pool, self._pool = self._pool, None
-        try:
-            async with asyncio.timeout(1):
-                await pool.close()
-        except TimeoutError:
-            pool.terminate()
+        if self._lender is not None:
+            lender, self._lender = self._lender, None
+            await lender.close()
 
     def connection(self) -> "_Loan":
         """Borrow a connection for a block. `ServiceError` (503) when PostgreSQL is lost, before or during it."""
-        return _Loan(self._pool, self._timeout_s, told_as_lost=True)
+        return _Loan(self._lender, told_as_lost=True)
 
     def borrowed(self) -> "_Loan":
         """Borrow a connection for a block, with the driver's own errors (for workers, which tell them apart)."""
-        return _Loan(self._pool, self._timeout_s, told_as_lost=False)
+        return _Loan(self._lender, told_as_lost=False)
+
+
+class _Lender:
+    """The driver's pool, and at hand those connections of it that nobody uses now: to give one back to it and take the
+    next costs as much as to run a short statement. Where anybody waits at the pool, connections go back there.
+    """
+
+    def __init__(self, pool: "_Pool", timeout_s: float) -> None:
+        self._pool = pool
+        self._timeout_s = timeout_s
+        self._at_hand: list[Connection] = []
+        self._waiting = 0
+        self._closing = False
+
+    async def take(self) -> Connection:
+        """A connection; the driver's errors if there is none to be had in time."""
+        while self._at_hand:
+            connection = self._at_hand.pop()
+            if _is_usable(connection):
+                return connection
+            await self._pool.release(connection)
+        self._waiting += 1
+        try:
+            return await self._pool.acquire(timeout=self._timeout_s)
+        finally:
+            self._waiting -= 1
+
+    async def give_back(self, connection: Connection) -> None:
+        """For the next one."""
+        if self._waiting or self._closing or not _is_usable(connection):
+            await self._pool.release(connection)
+        else:
+            self._at_hand.append(connection)
+
+    async def close(self) -> None:
+        """Close every connection, at once if they do not end within a second."""
+        self._closing = True
+        try:
+            async with asyncio.timeout(1):
+                while self._at_hand:
+                    await self._pool.release(self._at_hand.pop())
+                await self._pool.close()
+        except TimeoutError:
+            self._pool.terminate()
 
 
 class _Loan:
@@ -148,20 +188,17 @@ class _Loan:
     what they do.
     """
 
-    __slots__ = ("_connection", "_pool", "_timeout_s", "_told_as_lost")
+    __slots__ = ("_connection", "_lender", "_told_as_lost")
 
-    def __init__(self, pool: "_Pool | None", timeout_s: float, *, told_as_lost: bool) -> None:
-        self._pool = pool
-        self._timeout_s = timeout_s
+    def __init__(self, lender: "_Lender | None", *, told_as_lost: bool) -> None:
+        self._lender = lender
         self._told_as_lost = told_as_lost
 
     async def __aenter__(self) -> Connection:
         try:
-            if self._pool is None:
+            if self._lender is None:
                 raise ConnectionError("the pool is closed")
-            # A time limit costs as much as an acquisition that need not wait.
-            timeout_s = None if self._pool.get_idle_size() else self._timeout_s
-            self._connection = await self._pool.acquire(timeout=timeout_s)
+            self._connection = await self._lender.take()
         except LOST as error:
             self._tell(error)
             raise
@@ -184,9 +221,9 @@ class _Loan:
         self._tell(error)
 
     async def _give_back(self) -> None:
-        assert self._pool is not None  # noqa: S101 - it lent the connection
+        assert self._lender is not None  # noqa: S101 - it lent the connection
         try:
-            await self._pool.release(self._connection)
+            await self._lender.give_back(self._connection)
         except LOST as error:
             self._tell(error)
             raise
@@ -254,6 +291,14 @@ def connection_options(
             "jit": "off",
         },
     }
+
+
+def _is_usable(connection: Connection) -> bool:
+    """Whether it can be lent as it is."""
+    try:
+        return not connection.is_closed() and not connection.is_in_transaction()
+    except asyncpg.InterfaceError:  # the driver has taken it back
+        return False
 
 
 async def _keep_session(connection: Connection) -> None:

@@ -12,11 +12,12 @@ import asyncio
 import time
 from collections.abc import Awaitable
 from contextvars import Context
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final, TypeAlias, cast
 
+import msgspec
 import structlog
+from hiredis import pack_command
 from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
@@ -168,7 +169,7 @@ class RedisClient:
         """Send all, then read all: a pipeline, without what the driver's own does for clusters and metrics."""
         connection = self._connection
         try:
-            await connection.send_packed_command(connection.pack_commands(commands), check_health=False)
+            await connection.send_packed_command([pack_command(command) for command in commands], check_health=False)
             return [await _answer_on(connection) for _ in commands]
         except BaseException:
             # What is still under way on it belongs to nobody. The next to send connects anew.
@@ -188,8 +189,7 @@ class RedisClient:
         _log.info("redis_back")
 
 
-@dataclass(frozen=True, slots=True)
-class _Waiting:
+class _Waiting(msgspec.Struct, frozen=True):
     """A command on its way, and who waits for its answer."""
 
     command: tuple[_Word, ...]

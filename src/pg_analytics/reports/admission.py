@@ -7,14 +7,14 @@ time of those who are let in.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 from pg_analytics.errors import unavailable
 
 
 class Admission:
-    """Places, and a short queue for them."""
+    """Places, and a short queue for them. `async with` it: a place for the length of the block, or `ServiceError` (503)
+    when there is none to be had.
+    """
 
     def __init__(self, *, places: int, queue: int, patience_s: float) -> None:
         """At most `places` at once; at most `queue` wait for one, each for at most `patience_s` seconds. Whoever comes
@@ -25,16 +25,7 @@ class Admission:
         self._patience_s = patience_s
         self._waiting = 0
 
-    @asynccontextmanager
-    async def place(self) -> AsyncIterator[None]:
-        """A place for the length of a block. `ServiceError` (503) when there is none to be had."""
-        await self._enter()
-        try:
-            yield
-        finally:
-            self._places.release()
-
-    async def _enter(self) -> None:
+    async def __aenter__(self) -> None:
         if not self._places.locked():
             await self._places.acquire()
             return
@@ -49,6 +40,9 @@ class Admission:
             raise _overloaded() from None
         finally:
             self._waiting -= 1
+
+    async def __aexit__(self, *_: object) -> None:
+        self._places.release()
 
 
 def _overloaded() -> Exception:

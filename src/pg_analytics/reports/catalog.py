@@ -21,9 +21,10 @@ old numbers of a day are never called fresh because its rebuild was noticed befo
 import asyncio
 import math
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final
 
+import msgspec
 import structlog
 
 from pg_analytics.errors import not_found
@@ -49,8 +50,7 @@ _MIRROR_S: Final = 10.0
 _REFUSED_RETRY_S: Final = 0.02
 
 
-@dataclass(frozen=True, slots=True)
-class Known:
+class Known(msgspec.Struct, frozen=True):
     """A report, and whether PostgreSQL was lost when it was looked up."""
 
     entry: CatalogEntry

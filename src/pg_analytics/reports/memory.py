@@ -18,6 +18,8 @@ from heapq import heapify, heappop, heappush
 from itertools import count
 from typing import Final
 
+import msgspec
+
 from pg_analytics.reports.cache import from_memory, took_ms, with_meta
 
 #: Bytes that an answer takes beside its body, about.
@@ -29,8 +31,7 @@ _WORTH_COMPRESSING: Final = 1024
 _COMPRESSION_LEVEL: Final = 6
 
 
-@dataclass(slots=True)
-class Told:
+class Told(msgspec.Struct):
     """A body as it goes out, and, once somebody wanted it so, compressed."""
 
     body: bytes
@@ -45,8 +46,7 @@ class Told:
         return self._compressed
 
 
-@dataclass(slots=True)
-class Kept:
+class Kept(msgspec.Struct, eq=False):
     """An answer of one version of its report. `since`, of the monotonic clock, is when its time to live began.
     `question` is what the caller wants to find with it.
 

@@ -1,9 +1,10 @@
 """The parameters of a report run: declared per report, read, checked and normalised."""
 
-from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from functools import lru_cache
 from typing import Any, Final
+
+import msgspec
 
 from pg_analytics.errors import invalid
 from pg_analytics.http.params import OFFSET, Choice, Day, Flag, Integer, Parameter, Query, Text
@@ -20,8 +21,7 @@ FRESH: Final = Flag("fresh", default=False)
 LIMIT: Final = Integer("limit", 50, minimum=1, maximum=1000)
 
 
-@dataclass(frozen=True, slots=True)
-class RunParameters:
+class RunParameters(msgspec.Struct, frozen=True):
     """What is asked of a report. `filters` holds the value of each of its filters, None where not narrowed; `fresh`
     asks for the numbers of this moment; `days` are the whole buckets that answer it.
     """

@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from contextvars import Context
-from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from heapq import nlargest
 from itertools import count
@@ -43,8 +42,7 @@ _FLEET_PATIENCE_S: Final = 2.0
 _FLEET_LOOK_S: Final = 0.025
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
+class Question(msgspec.Struct, frozen=True):
     """What a question means. Equal requests have one `identity`. It means so for as long as the report's `shape` in the
     catalogue stays, and, where it does not say until when (`today`), the day.
     """
@@ -61,8 +59,7 @@ class Question:
         return b'"%d-%b"' % (version, self.identity[:32].encode())
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(msgspec.Struct, frozen=True):
     """An answer. `max_age_s` is for how many seconds it may be kept from the moment that was `age_s` ago; None: not at
     all, and then it has no `tag`.
     """
@@ -73,8 +70,7 @@ class Answer:
     age_s: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class _Computed:
+class _Computed(msgspec.Struct, frozen=True):
     """What a flight brought: the body of a hit and its version, and, if it comes from PostgreSQL, that of the answer
     itself.
     """
@@ -293,7 +289,7 @@ class ReportRunner:
             filters=list(asked.filters.values()),
             max_fresh_days=max_fresh_days,
         )
-        async with self._admission.place():
+        async with self._admission:
             started = time.perf_counter()
             async with self._postgres.connection() as connection:
                 found = await store.run_report(connection, call)

@@ -57,8 +57,7 @@ class ReportSummary(msgspec.Struct, frozen=True):
     allowed_windows: list[str]
 
 
-@dataclass(frozen=True, slots=True)
-class ReportRows:
+class ReportRows(msgspec.Struct, frozen=True):
     """What a report's statement returned: the page as JSON text, its size and the size of all pages.
 
     `computed_at` is the oldest rebuild among the snapshots that were read (None: there was none), `stale_buckets` how
