@@ -1,6 +1,7 @@
 """The composition root: settings become pools, services and routes. The only module that knows everybody."""
 
 import asyncio
+import gc
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable
@@ -72,6 +73,8 @@ _RESERVED_CONNECTIONS: Final = 2
 #: How many requests may wait for each connection that computes reports, and for how long.
 _QUEUE_PER_PLACE: Final = 16
 _QUEUE_PATIENCE_S: Final = 1.0
+#: See `gc.set_threshold`.
+_COLLECT_AFTER: Final = (20_000, 20, 20)
 
 
 class _Duty(Protocol):
@@ -295,10 +298,10 @@ async def answer(settings: Settings, *, stopping: asyncio.Event, on_ready: Calla
             http1_settings=HTTP1Settings(header_read_timeout=_milliseconds(settings.http_read_timeout)),
             log_enabled=False,
         )
-        import gc; gc.collect(); gc.freeze(); gc.set_threshold(20_000, 50, 50)
         serving = asyncio.create_task(server.serve(), name="http-server")
         waiting = asyncio.create_task(stopping.wait())
         await _until_listening(settings, serving)
+        _collect_rarely()
         on_ready()
         await asyncio.wait({serving, waiting}, return_when=asyncio.FIRST_COMPLETED)
         _log.info("stopping")
@@ -309,6 +312,15 @@ async def answer(settings: Settings, *, stopping: asyncio.Event, on_ready: Calla
             _log.warning("requests_cut_off", after_s=settings.http_shutdown_timeout.total_seconds())
             serving.cancel()
     _log.info("stopped")
+
+
+def _collect_rarely() -> None:
+    """Look for garbage in cycles less often than usual, and not among what has been there since the start: requests
+    leave next to none, and the search took a noticeable part of their time.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*_COLLECT_AFTER)
 
 
 def announce(settings: Settings, **more: object) -> None:

@@ -70,6 +70,8 @@ class DayRange(msgspec.Struct, frozen=True):
 
     def whole_buckets(self, window: Window) -> "DayRange":
         """The days of every bucket of `window` that this (not empty) range intersects."""
+        if window is Window.DAY:
+            return self
         return DayRange(
             window.bucket_start(self.start),
             window.bucket_start(self.last) + timedelta(days=window.days),

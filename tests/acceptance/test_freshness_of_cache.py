@@ -98,7 +98,8 @@ class _Meddling:
         self.kept: dict[Any, Any] = {}
 
     def keep(self) -> None:
-        self.kept = {key: self.contents.dump(key) for key in self.contents.scan_iter()}
+        dumped = {key: self.contents.dump(key) for key in self.contents.scan_iter()}
+        self.kept = {key: value for key, value in dumped.items() if value is not None}  # some live for moments only
 
     def put_back(self) -> None:
         for key, value in self.kept.items():

@@ -1,4 +1,4 @@
-"""Connections that know their statements before they need them."""
+"""Connections that know their statements before they need them, and who has them next."""
 
 import asyncio
 import re
@@ -63,6 +63,61 @@ async def test_a_connection_opens_while_a_table_of_its_statements_is_locked(pool
 
     left_out = set(STATEMENTS) - there
     assert left_out == {sql for sql in STATEMENTS if re.search(r"(INTO|FROM|UPDATE) rollup_entity\b", sql)}
+
+
+async def used(pool: Postgres) -> int:
+    """The session of a connection that the pool lends."""
+    async with pool.borrowed() as connection:
+        return int(await connection.fetchval("SELECT pg_backend_pid()"))
+
+
+async def test_whoever_waits_for_a_connection_gets_the_one_that_is_given_back(pool: Postgres) -> None:
+    session = await used(pool)
+    async with pool.borrowed():
+        waiting = [asyncio.create_task(used(pool)) for _ in range(3)]
+        await asyncio.sleep(0)
+        assert not any(task.done() for task in waiting)
+
+    assert await asyncio.gather(*waiting, used(pool)) == [session] * 4
+
+
+async def test_a_session_that_ended_while_nobody_used_it_is_not_lent(pool: Postgres, connect: Connect) -> None:
+    async with pool.borrowed() as connection:
+        session = connection.get_server_pid()
+    administrator = await connect()
+    await administrator.execute("SELECT pg_terminate_backend($1)", session)
+    with pytest.raises(asyncpg.InterfaceError, match="released back to the pool"):
+        async with asyncio.timeout(60):
+            while not connection.is_closed():  # noqa: ASYNC110 - until its end has come through
+                await asyncio.sleep(0.01)
+            connection.get_server_pid()
+
+    assert await used(pool) != session
+
+
+async def test_a_transaction_that_somebody_left_open_ends_when_the_connection_is_given_back(
+    pool: Postgres, connect: Connect
+) -> None:
+    async with pool.borrowed() as connection:
+        await connection.execute("BEGIN")
+        session = connection.get_server_pid()
+
+    administrator = await connect()
+    state = "SELECT state FROM pg_stat_activity WHERE pid = $1"
+    assert await administrator.fetchval(state, session) == "idle"
+
+
+async def test_a_closed_pool_has_no_sessions(pool: Postgres, connect: Connect) -> None:
+    session = await used(pool)
+
+    async with pool.borrowed() as late:
+        closing = asyncio.create_task(pool.close())
+        await asyncio.sleep(0)
+        assert await late.fetchval("SELECT pg_backend_pid()") == session
+    await closing
+
+    administrator = await connect()
+    await until_true(administrator, "SELECT NOT EXISTS(SELECT FROM pg_stat_activity WHERE pid = $1)", session)
 
 
 def end_session(url: str, pid: int) -> None:

@@ -112,7 +112,7 @@ def new_request_id() -> bytes:
 def _request_id(scope: Scope) -> bytes:
     for name, value in scope["headers"]:
         if name == b"x-request-id" and sane_request_id(value):
-            return value
+            return bytes(value)
     return new_request_id()
 
 

@@ -175,10 +175,12 @@ def _split(raw: bytes) -> Mapping[str, str]:
 
 
 def _decode(raw: bytes, parameter: str) -> str:
-    if _BAD_ESCAPE.search(raw):
-        raise invalid(parameter, "must be percent-encoded correctly")
+    if b"%" in raw or b"+" in raw:
+        if _BAD_ESCAPE.search(raw):
+            raise invalid(parameter, "must be percent-encoded correctly")
+        raw = unquote_to_bytes(raw.replace(b"+", b" "))
     try:
-        text = unquote_to_bytes(raw.replace(b"+", b" ")).decode("utf-8")
+        text = raw.decode("utf-8")
     except UnicodeDecodeError:
         raise invalid(parameter, "must be UTF-8") from None
     if "\x00" in text:

@@ -20,7 +20,8 @@ from pg_analytics.errors import ServiceError, unavailable
 if TYPE_CHECKING:  # asyncpg's classes are generic in its stubs only
     from asyncpg.pool import PoolConnectionProxy
 
-    Connection = asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]
+    _Lent = PoolConnectionProxy[asyncpg.Record]
+    Connection = asyncpg.Connection[asyncpg.Record] | _Lent
     _Pool = asyncpg.Pool[asyncpg.Record]
 else:
     Connection = asyncpg.Connection
@@ -147,11 +148,11 @@ class _Lender:
     def __init__(self, pool: "_Pool", timeout_s: float) -> None:
         self._pool = pool
         self._timeout_s = timeout_s
-        self._at_hand: list[Connection] = []
+        self._at_hand: list[_Lent] = []
         self._waiting = 0
         self._closing = False
 
-    async def take(self) -> Connection:
+    async def take(self) -> "_Lent":
         """A connection; the driver's errors if there is none to be had in time."""
         while self._at_hand:
             connection = self._at_hand.pop()
@@ -164,7 +165,7 @@ class _Lender:
         finally:
             self._waiting -= 1
 
-    async def give_back(self, connection: Connection) -> None:
+    async def give_back(self, connection: "_Lent") -> None:
         """For the next one."""
         if self._waiting or self._closing or not _is_usable(connection):
             await self._pool.release(connection)

@@ -40,16 +40,6 @@ _RAISE_TO: Final = """
 local known = tonumber(redis.call('GET', KEYS[1]) or '0')
 if known == nil or known < tonumber(ARGV[1]) then redis.call('SET', KEYS[1], ARGV[1]) end
 """
-_GET_OR_LEAD: Final = """
-local value = redis.call('GET', KEYS[1])
-if value then redis.call('EXPIRE', KEYS[1], ARGV[1]) return {value, 0} end
-if redis.call('SET', KEYS[2], ARGV[2], 'NX', 'PX', ARGV[3]) then return {false, 1} end
-return {false, 0}
-"""
-_PUT_AND_RELEASE: Final = """
-redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2])
-if redis.call('GET', KEYS[2]) == ARGV[3] then redis.call('DEL', KEYS[2]) end
-"""
 _RENEW_IF: Final = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('PEXPIRE', KEYS[1], ARGV[2]) end"
 _DELETE_IF: Final = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end"
 
@@ -88,56 +78,69 @@ class RedisClient:
 
     async def get(self, key: str) -> bytes | None:
         """The value of `key`; None if there is none, or no answer."""
-        return cast("bytes | None", await self._ask(None, "GET", key))
+        return cast("bytes | None", await self._send_soon(None, "GET", key))
 
     async def get_or_lead(
-        self, key: str, lead_key: str, token: str, *, ttl_s: int, lead_ttl: timedelta
+        self, key: str, lead_key: str, *, ttl_s: int, lead_ttl: timedelta
     ) -> tuple[bytes | None, bool]:
         """The value of `key`, which then lives for another `ttl_s` seconds; if there is none, whether `lead_key` was
-        free and holds `token` now. True also if Redis does not answer.
+        free and is taken for `lead_ttl` now. True also if Redis does not answer.
         """
-        value, leads = await self._run(
-            _GET_OR_LEAD, [key, lead_key], ttl_s, token, _milliseconds(lead_ttl), default=(None, 1)
-        )
-        return value, bool(leads)
+        # The lead comes first: whoever has it finds what the one before put there. Two plain commands cost Redis half
+        # of what a script does.
+        lead = self._send_soon(True, "SET", lead_key, b"", "NX", "PX", _milliseconds(lead_ttl))  # noqa: FBT003
+        value = cast("bytes | None", await self._send_soon(None, "GETEX", key, "EX", ttl_s))
+        leads = bool(await lead)
+        if value is not None and leads:
+            self._send_soon(None, "DEL", lead_key)
+        return value, leads and value is None
 
-    async def put_and_release(self, key: str, value: bytes, lead_key: str, token: str, *, ttl_s: int) -> None:
-        """Store `value` for `ttl_s` seconds, and delete `lead_key` if it still holds `token`."""
-        await self._run(_PUT_AND_RELEASE, [key, lead_key], value, ttl_s, token)
+    async def put_and_free(self, key: str, value: bytes, lead_key: str, *, ttl_s: int) -> None:
+        """Store `value` for `ttl_s` seconds, and free `lead_key` after that."""
+        put = self._send_soon(None, "SET", key, value, "EX", ttl_s)
+        await self.free(lead_key)
+        await put
+
+    async def free(self, lead_key: str) -> None:
+        """Free `lead_key`. Where it ran out and is another's by now, a third may take it too: there is only one more
+        who computes the same.
+        """
+        await self._send_soon(None, "DEL", lead_key)
 
     async def put(self, key: str, value: bytes, *, ttl_s: int) -> None:
         """Store `value` for `ttl_s` seconds."""
-        await self._ask(None, "SET", key, value, "EX", ttl_s)
+        await self._send_soon(None, "SET", key, value, "EX", ttl_s)
 
     async def raise_to(self, key: str, number: int) -> None:
         """Set `key` to `number` unless it holds a higher one."""
-        await self._run(_RAISE_TO, [key], number)
+        await self._run(_RAISE_TO, key, number)
 
     async def acquire(self, key: str, token: str, *, ttl: timedelta) -> bool:
         """Set `key` to `token` if it is free. True also if Redis does not answer: the lock is only a first gate."""
-        return bool(await self._ask(True, "SET", key, token, "PX", _milliseconds(ttl), "NX"))  # noqa: FBT003
+        return bool(await self._send_soon(True, "SET", key, token, "PX", _milliseconds(ttl), "NX"))  # noqa: FBT003
 
     async def renew(self, key: str, token: str, *, ttl: timedelta) -> None:
         """Prolong the life of `key` if it still holds `token`."""
-        await self._run(_RENEW_IF, [key], token, _milliseconds(ttl))
+        await self._run(_RENEW_IF, key, token, _milliseconds(ttl))
 
     async def release(self, key: str, token: str) -> None:
         """Delete `key` if it still holds `token`."""
-        await self._run(_DELETE_IF, [key], token)
+        await self._run(_DELETE_IF, key, token)
 
-    async def _run(self, script: str, keys: list[str], *arguments: _Word, default: Any = None) -> Any:
-        return await self._ask(default, "EVAL", script, len(keys), *keys, *arguments)
+    async def _run(self, script: str, key: str, *arguments: _Word) -> None:
+        await self._send_soon(None, "EVAL", script, 1, key, *arguments)
 
-    async def _ask(self, default: Any, *command: _Word) -> Any:
-        """The answer to `command`; `default` if there is none."""
-        if self._probe is not None:
-            return default
+    def _send_soon(self, default: Any, *command: _Word) -> asyncio.Future[Any]:
+        """The answer to `command`, which goes out before those that come later; `default` if there is none."""
         answer = asyncio.get_running_loop().create_future()
+        if self._probe is not None:
+            answer.set_result(default)
+            return answer
         self._waiting.append(_Waiting(command, default, answer))
         if self._sending is None:
             # A context of its own, here and below: the task outlives the request that started it.
             self._sending = asyncio.create_task(self._send_all(), context=Context())
-        return await answer
+        return answer
 
     async def _send_all(self) -> None:
         """Send batches until nobody waits."""
@@ -168,8 +171,10 @@ class RedisClient:
     async def _exchange(self, commands: "list[tuple[_Word, ...]]") -> list[Any]:
         """Send all, then read all: a pipeline, without what the driver's own does for clusters and metrics."""
         connection = self._connection
+        # Its stub has a command of one word in mind.
+        packed = [pack_command(command) for command in commands]  # type: ignore[arg-type]
         try:
-            await connection.send_packed_command([pack_command(command) for command in commands], check_health=False)
+            await connection.send_packed_command(packed, check_health=False)
             return [await _answer_on(connection) for _ in commands]
         except BaseException:
             # What is still under way on it belongs to nobody. The next to send connects anew.

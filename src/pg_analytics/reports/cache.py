@@ -72,23 +72,21 @@ class ReportCache:
         """The body kept under `key`; None if there is none or Redis does not answer."""
         return _checked(await self._redis.get(key))
 
-    async def get_or_lead(self, key: str, leader: str, *, ttl_s: int) -> tuple[bytes | None, bool]:
-        """The body kept under `key`, for another `ttl_s` seconds; if there is none, whether `leader` is the one of all
+    async def get_or_lead(self, key: str, *, ttl_s: int) -> tuple[bytes | None, bool]:
+        """The body kept under `key`, for another `ttl_s` seconds; if there is none, whether we are the one of all
         processes who shall compute it now. So it is where Redis does not answer.
         """
-        found, leads = await self._redis.get_or_lead(
-            key, f"{key}:leader", leader, ttl_s=_jittered(ttl_s), lead_ttl=_LEAD_TTL
-        )
+        found, leads = await self._redis.get_or_lead(key, f"{key}:leader", ttl_s=_jittered(ttl_s), lead_ttl=_LEAD_TTL)
         body = _checked(found)
         return body, leads or (body is None and found is not None)
 
-    async def settle(self, led: str, leader: str, key: str, body: bytes, *, ttl_s: int) -> None:
-        """What `leader` has computed for those who wait for `led`: keep it under `key` for `ttl_s` seconds."""
-        await self._redis.put_and_release(key, body, f"{led}:leader", leader, ttl_s=_jittered(ttl_s))
+    async def settle(self, led: str, key: str, body: bytes, *, ttl_s: int) -> None:
+        """What was computed for those who wait for `led`: keep it under `key` for `ttl_s` seconds."""
+        await self._redis.put_and_free(key, body, f"{led}:leader", ttl_s=_jittered(ttl_s))
 
-    async def give_up(self, key: str, leader: str) -> None:
-        """`leader` could not compute what belongs under `key`."""
-        await self._redis.release(f"{key}:leader", leader)
+    async def give_up(self, key: str) -> None:
+        """We could not compute what belongs under `key`."""
+        await self._redis.free(f"{key}:leader")
 
     async def put(self, key: str, body: bytes, *, ttl_s: int) -> None:
         """Keep `body` for `ttl_s` seconds."""

@@ -8,14 +8,13 @@ A fresh answer goes past the caches both ways: it is of one moment, which no ver
 
 import asyncio
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
 from contextvars import Context
 from datetime import UTC, date, datetime
 from heapq import nlargest
-from itertools import count
 from typing import Any, Final
-from uuid import uuid4
 
 import msgspec
 
@@ -108,10 +107,7 @@ class ReportRunner:
         self._max_fresh_days = max_fresh_days
         self._clock = clock
         self._flights: SingleFlight[_Computed] = SingleFlight()
-        self._questions: dict[tuple[str, bytes], Question] = {}
-        #: As whom this process computes for the whole fleet: each time another word, which nobody else has.
-        self._name = uuid4().hex
-        self._leaders = count()
+        self._questions: OrderedDict[tuple[str, bytes], Question] = OrderedDict()
         self._renewals: set[asyncio.Task[None]] = set()
         self._warm_up = warm_up
         self._favourites: dict[str, list[Question]] = {}
@@ -166,7 +162,7 @@ class ReportRunner:
         question = Question(slug, definition, shape, asked, identity_of(known.entry, asked.identity()), today)
         if len(query) <= _REMEMBERED_BYTES:
             if len(self._questions) >= _REMEMBERED:
-                del self._questions[next(iter(self._questions))]
+                self._questions.popitem(last=False)
             self._questions[slug, query] = question
         return question, known
 
@@ -220,35 +216,34 @@ class ReportRunner:
 
     async def _fetch(self, question: Question, version: int, key: str, ttl_s: int) -> _Computed:
         """From Redis, from whoever computes it already, or from PostgreSQL."""
-        hit, leader = await self._follow(key, ttl_s)
+        hit = await self._follow(key, ttl_s)
         if hit is not None:
             self._remember(question, version, hit)
             return _Computed(version, hit)
         try:
             data, meta, momentary, seen = await self._compute(question)
         except BaseException:
-            await self._cache.give_up(key, leader)
+            await self._cache.give_up(key)
             raise
         # Lower only where a backup was restored under a running process.
         version = max(version, seen)
         hit = envelope.body(data | {"cache_hit": True, "source_system": "redis"}, meta | {"cache_hit": True})
         self._remember(question, version, hit)
         seen_key = entry_key(question.slug, version, question.identity)
-        await self._cache.settle(key, leader, seen_key, hit, ttl_s=ttl_s)
+        await self._cache.settle(key, seen_key, hit, ttl_s=ttl_s)
         return _Computed(version, hit, _body_from_postgres(data, meta | momentary))
 
     def _remember(self, question: Question, version: int, hit: bytes) -> None:
         tag = question.tag(version)
         self._memory.put(question.slug, version, question.identity, hit, tag=tag, question=question)
 
-    async def _follow(self, key: str, ttl_s: int) -> tuple[bytes | None, str]:
-        """The body under `key` once another process has put it there, or the word under which we are to do that."""
-        leader = f"{self._name}-{next(self._leaders)}"
+    async def _follow(self, key: str, ttl_s: int) -> bytes | None:
+        """The body under `key`, once another process has put it there; None: we are to do that."""
         waits_until = time.monotonic() + _FLEET_PATIENCE_S
         while True:
-            hit, leading = await self._cache.get_or_lead(key, leader, ttl_s=ttl_s)
+            hit, leading = await self._cache.get_or_lead(key, ttl_s=ttl_s)
             if hit is not None or leading or time.monotonic() >= waits_until:
-                return hit, leader
+                return hit
             await asyncio.sleep(_FLEET_LOOK_S)
 
     async def _degraded(self, question: Question, known: Known) -> Told:
