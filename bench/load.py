@@ -1,5 +1,6 @@
 """The load generators: wrk for HTTP, pgbench for SQL. Debian has both (`apt-get install wrk postgresql-client`)."""
 
+import asyncio
 import os
 import re
 import shutil
@@ -13,16 +14,19 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import unquote, urlsplit, urlunsplit
 
+import asyncpg
+
 from pg_analytics.app import REPORT_WORK_MEM
+from pg_analytics.reports.catalog import LEASE_S
 
 #: Settings of a session, as those of the service that run reports have them.
 _SESSION: Final = f"-c jit=off -c work_mem={REPORT_WORK_MEM} -c max_parallel_workers_per_gather=0"
 _COLD: Final = Path(__file__).with_name("lua") / "cold.lua"
 _PARAMETER: Final = re.compile(r"\$(\d+)")
 _COMMENT: Final = re.compile(r"--.*")
-#: How many connections of a service compute reports: those of its pool but for the ones that it reserves.
-PLACES: Final = 6
-#: Ranges of 30 days within a year that differ by their first day; limits that the answer stays the same under.
+#: As many clients as a service computes for or lets wait.
+_NEVER_REFUSED: Final = 100
+#: Ranges of 30 days within a year that differ by their first day; limits, as in `cold.lua`.
 RANGES: Final = 335
 LIMITS: Final = (52, 999)
 
@@ -41,21 +45,24 @@ def throughput(url: str, *, connections: int, seconds: float, headers: Mapping[s
 
 
 def cold_throughput(
-    service_url: str, path: str, more: str, *, first_day: date, start: int, connections: int, seconds: float
+    service_url: str, database_url: str, path: str, more: str, *, first_day: date, connections: int, seconds: float
 ) -> float:
-    """The same, of requests that no cache has seen: other days and limits each time, from number `start` on. Those that
-    are refused since there are too many (503) do not count.
+    """The same, of requests that no cache has an answer to: other days and limits each time, after all versions have
+    moved on. Those that are refused since there are too many (503) do not count.
     """
+    asyncio.run(_outdate_answers(database_url))
     midnight = datetime(first_day.year, first_day.month, first_day.day, tzinfo=UTC)
-    environment = {
-        "PATH_OF_REPORT": path,
-        "MORE": more,
-        "FIRST_DAY": str(int(midnight.timestamp())),
-        "FROM": str(start),
-    }
-    # As many as may be computed or wait are never refused.
-    refusals = connections > PLACES
+    environment = {"PATH_OF_REPORT": path, "MORE": more, "FIRST_DAY": str(int(midnight.timestamp()))}
+    refusals = connections > _NEVER_REFUSED
     return _wrk([service_url, "-s", str(_COLD)], connections, seconds, environment, refusals=refusals)
+
+
+async def _outdate_answers(database_url: str) -> None:
+    """Whatever any cache holds is of an older version afterwards, and every process knows."""
+    connection = await asyncpg.connect(database_url)
+    await connection.execute("UPDATE report_definitions SET version = version + 1")
+    await connection.close()
+    await asyncio.sleep(2 * LEASE_S)
 
 
 def _wrk(

@@ -29,6 +29,7 @@ from pg_analytics.windows import DayRange, Window
 
 _CONNECTIONS: Final = 32
 _STORM: Final = 1000
+_CROWD: Final = 600
 _REPORTS: Final = (
     ("volume-by-period", "period"),
     ("volume-by-period", "source"),
@@ -49,7 +50,6 @@ class Bench:
     def __init__(self, *, seconds: float, rounds: int) -> None:
         self._seconds = seconds
         self._rounds = rounds
-        self._cold = count(0, 10_000_019)  # where the next series of requests that nobody has seen begins
 
     def cached(self, filled: Filled) -> list[Line]:
         """Hits and 304s beside a handler that does nothing; what else a process answers, for comparison."""
@@ -99,15 +99,7 @@ class Bench:
                 more = f"&breakdown={breakdown}" if breakdown else ""
 
                 def asked(slug: str = slug, more: str = more) -> float:
-                    return load.cold_throughput(
-                        service,
-                        f"/api/v1/reports/{slug}/run",
-                        more,
-                        first_day=filled.first_day,
-                        start=next(self._cold),
-                        connections=load.PLACES,
-                        seconds=self._seconds,
-                    )
+                    return self._cold(filled, service, _CONNECTIONS, slug, more)
 
                 def bare(sql: str = sql, arguments: Sequence[object] = arguments) -> float:
                     return load.statements(
@@ -115,7 +107,7 @@ class Bench:
                         sql,
                         arguments,
                         vary_from=filled.first_day,
-                        clients=load.PLACES,
+                        clients=_CONNECTIONS,
                         seconds=self._seconds,
                     )
 
@@ -171,20 +163,10 @@ class Bench:
         """What is answered when a hundred times as many ask as can be computed at once."""
         say("overload")
         with serving(filled.environment()) as service:
-
-            def served(connections: int) -> float:
-                return load.cold_throughput(
-                    service,
-                    "/api/v1/reports/volume-by-period/run",
-                    "",
-                    first_day=filled.first_day,
-                    start=next(self._cold),
-                    connections=connections,
-                    seconds=self._seconds,
-                )
-
-            many, few = self._pairs(lambda: served(100 * load.PLACES), lambda: served(load.PLACES))
-        what = f"uncached, answered while {100 * load.PLACES} clients ask, against {load.PLACES}"
+            many, few = self._pairs(
+                lambda: self._cold(filled, service, _CROWD), lambda: self._cold(filled, service, _CONNECTIONS)
+            )
+        what = f"uncached, answered while {_CROWD} clients ask, against {_CONNECTIONS}"
         return Line(what, many, few, "1/s")
 
     async def warm_up(self, filled: Filled) -> Line:
@@ -224,20 +206,7 @@ class Bench:
                 for _ in range(8 * processes):  # until each has it
                     httpx.get(service + filled.cached)
                 hits = self._median(service + filled.cached)
-                misses = median(
-                    [
-                        load.cold_throughput(
-                            service,
-                            "/api/v1/reports/volume-by-period/run",
-                            "",
-                            first_day=filled.first_day,
-                            start=next(self._cold),
-                            connections=_CONNECTIONS,
-                            seconds=self._seconds,
-                        )
-                        for _ in range(self._rounds)
-                    ]
-                )
+                misses = median([self._cold(filled, service, _CONNECTIONS) for _ in range(self._rounds)])
                 found[processes] = hits, misses
         return [
             Line(f"{processes} processes against one, {what}", found[processes][kind], found[1][kind], "1/s")
@@ -266,6 +235,19 @@ class Bench:
                 ("99.9th percentile", ours.p999, limit.p999),
             )
         ]
+
+    def _cold(
+        self, filled: Filled, service: str, connections: int, slug: str = "volume-by-period", more: str = ""
+    ) -> float:
+        return load.cold_throughput(
+            service,
+            filled.url,
+            f"/api/v1/reports/{slug}/run",
+            more,
+            first_day=filled.first_day,
+            connections=connections,
+            seconds=self._seconds,
+        )
 
     def _throughput(self, url: str, headers: dict[str, str] | None = None) -> float:
         return load.throughput(url, connections=_CONNECTIONS, seconds=self._seconds, headers=headers)

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,7 +24,7 @@ def serving(environment: Mapping[str, str]) -> Iterator[str]:
 def running_service(environment: Mapping[str, str]) -> Iterator[tuple[str, int]]:
     """As `serving`; the URL, and the process id."""
     port = free_port()
-    settings = {"MANAGEMENT_API_KEY": "bench", "LOG_LEVEL": "error", **environment, "APP_PORT": str(port)}
+    settings = {"MANAGEMENT_API_KEY": "bench", **environment, "APP_PORT": str(port)}
     with _running(["-m", "pg_analytics", "serve"], settings, f"http://127.0.0.1:{port}") as running:
         yield running
 
@@ -38,17 +39,19 @@ def bare_handler(body_bytes: int) -> Iterator[str]:
 
 @contextmanager
 def _running(arguments: Sequence[str], environment: Mapping[str, str], url: str) -> Iterator[tuple[str, int]]:
-    process = subprocess.Popen([sys.executable, *arguments], env={**os.environ, **environment})
-    try:
-        while True:
-            try:
-                httpx.get(f"{url}/readyz").raise_for_status()
-                break
-            except httpx.HTTPError:
-                if process.poll() is not None:
-                    sys.exit(f"{' '.join(arguments[:3])} did not start")
-                time.sleep(0.1)
-        yield url, process.pid
-    finally:
-        process.terminate()
-        process.wait(30)
+    with tempfile.TemporaryFile() as log:
+        process = subprocess.Popen([sys.executable, *arguments], env={**os.environ, **environment}, stderr=log)
+        try:
+            while True:
+                try:
+                    httpx.get(f"{url}/readyz").raise_for_status()
+                    break
+                except httpx.HTTPError:
+                    if process.poll() is not None:
+                        log.seek(0)
+                        sys.exit(f"{' '.join(arguments[:3])} did not start:\n{log.read().decode()}")
+                    time.sleep(0.1)
+            yield url, process.pid
+        finally:
+            process.terminate()
+            process.wait(30)

@@ -10,7 +10,7 @@ would be a good part.
 
 import time
 from functools import lru_cache
-from typing import Final
+from typing import Final, TypeAlias
 
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -25,6 +25,8 @@ from pg_analytics.reports.run import Question, ReportRunner
 
 _log: Final = structlog.get_logger(__name__)
 
+_Headers: TypeAlias = tuple[tuple[bytes, bytes], ...]
+
 #: Hits are not logged one by one, but counted; the count is logged at most once in so many seconds.
 _COUNT_S: Final = 10.0
 #: For how many seconds longer than an answer lives a client's cache may use it: while it asks anew, and while we fail.
@@ -34,14 +36,17 @@ _METHODS: Final = ("GET", "HEAD")
 _RUN: Final = "/run"
 _NO_STORE: Final = (b"cache-control", b"no-store")
 _VARY: Final = (b"vary", b"accept-encoding")
+_JSON: Final = (b"content-type", b"application/json")
+_GZIP: Final = (b"content-encoding", b"gzip")
 _NO_BODY: Final[Message] = {"type": "http.response.body", "body": b""}
 
 
-def caching_headers(tag: bytes | None, max_age_s: int | None, age_s: int) -> list[tuple[bytes, bytes]]:
+@lru_cache(maxsize=1024)
+def caching_headers(tag: bytes | None, max_age_s: int | None, age_s: int) -> _Headers:
     """What caches on the way are told. `tag`, without its `W/`, is that of the answer; None: it is not to be kept."""
     if tag is None or max_age_s is None:
-        return [_NO_STORE, _VARY]
-    return [(b"etag", b"W/" + tag), _cache_control(max_age_s), _VARY, (b"age", b"%d" % age_s)]
+        return (_NO_STORE, _VARY)
+    return ((b"etag", b"W/" + tag), _cache_control(max_age_s), _VARY, (b"age", b"%d" % age_s))
 
 
 @lru_cache(maxsize=256)
@@ -119,10 +124,12 @@ class Hits:
             elif name in ANNOUNCING_BODY:
                 return None  # somebody has to take it in
         headers = caching_headers(kept.tag, question.shape.cache_ttl_seconds, age_s)
-        headers.append((b"x-request-id", request_id or new_request_id()))
+        named = (b"x-request-id", request_id or new_request_id())
         if not_modified:
-            return _not_modified(headers)
-        return _answered(scope["method"], self._runner.tell(question, kept), headers, gzip=gzip)
+            return _not_modified([*headers, named])
+        start, body = _answered(scope["method"], self._runner.tell(question, kept), headers, gzip=gzip)
+        start["headers"].append(named)
+        return start, body
 
     def _log_count(self) -> None:
         now = time.monotonic()
@@ -168,7 +175,7 @@ class Misses:
         if if_none_match and ttl_s and not known.degraded and not question.asked.fresh:
             tag = question.tag(known.entry.version)
             if any(is_known(tag, value) for value in if_none_match):
-                return _not_modified(caching_headers(tag, ttl_s, 0))
+                return _not_modified([*caching_headers(tag, ttl_s, 0)])
         answer = await self._runner.answer(question, known)
         headers = caching_headers(answer.tag, answer.max_age_s, answer.age_s)
         return _answered(scope["method"], answer.told, headers, gzip=gzip)
@@ -186,12 +193,12 @@ def _not_modified(headers: list[tuple[bytes, bytes]]) -> tuple[Message, Message]
     return {"type": "http.response.start", "status": 304, "headers": headers}, _NO_BODY
 
 
-def _answered(method: str, told: Told, headers: list[tuple[bytes, bytes]], *, gzip: bool) -> tuple[Message, Message]:
+def _answered(method: str, told: Told, headers: _Headers, *, gzip: bool) -> tuple[Message, Message]:
     """The answer for a client that takes gzip or does not."""
     compressed = told.compressed() if gzip else None
     body = told.body if compressed is None else compressed
-    described = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+    described = [_JSON, *headers, (b"content-length", b"%d" % len(body))]
     if compressed is not None:
-        described.append((b"content-encoding", b"gzip"))
-    start: Message = {"type": "http.response.start", "status": 200, "headers": described + headers}
+        described.append(_GZIP)
+    start: Message = {"type": "http.response.start", "status": 200, "headers": described}
     return start, _NO_BODY if method == "HEAD" else {"type": "http.response.body", "body": body}
