@@ -24,8 +24,6 @@ _SESSION: Final = f"-c jit=off -c work_mem={REPORT_WORK_MEM} -c max_parallel_wor
 _COLD: Final = Path(__file__).with_name("lua") / "cold.lua"
 _PARAMETER: Final = re.compile(r"\$(\d+)")
 _COMMENT: Final = re.compile(r"--.*")
-#: As many clients as a service computes for or lets wait.
-_NEVER_REFUSED: Final = 100
 #: Ranges of 30 days within a year that differ by their first day; limits, as in `cold.lua`.
 RANGES: Final = 335
 LIMITS: Final = (52, 999)
@@ -53,8 +51,7 @@ def cold_throughput(
     asyncio.run(_outdate_answers(database_url))
     midnight = datetime(first_day.year, first_day.month, first_day.day, tzinfo=UTC)
     environment = {"PATH_OF_REPORT": path, "MORE": more, "FIRST_DAY": str(int(midnight.timestamp()))}
-    refusals = connections > _NEVER_REFUSED
-    return _wrk([service_url, "-s", str(_COLD)], connections, seconds, environment, refusals=refusals)
+    return _wrk([service_url, "-s", str(_COLD)], connections, seconds, environment, refusals=True)
 
 
 async def _outdate_answers(database_url: str) -> None:
