@@ -42,19 +42,16 @@ def throughput(url: str, *, connections: int, seconds: float, headers: Mapping[s
     return _wrk([url, *given], connections, seconds, {})
 
 
-def cold_throughput(
-    service_url: str, database_url: str, path: str, more: str, *, first_day: date, connections: int, seconds: float
-) -> float:
-    """The same, of requests that no cache has an answer to: other days and limits each time, after all versions have
-    moved on. Those that are refused since there are too many (503) do not count.
+def varied_throughput(url: str, path: str, more: str, *, first_day: date, connections: int, seconds: float) -> float:
+    """The same, of requests that differ, each by days or limit from all others: after `outdate_answers`, of those that
+    no cache has an answer to. Those that are refused since there are too many (503) do not count.
     """
-    asyncio.run(_outdate_answers(database_url))
     midnight = datetime(first_day.year, first_day.month, first_day.day, tzinfo=UTC)
     environment = {"PATH_OF_REPORT": path, "MORE": more, "FIRST_DAY": str(int(midnight.timestamp()))}
-    return _wrk([service_url, "-s", str(_COLD)], connections, seconds, environment, refusals=True)
+    return _wrk([url, "-s", str(_COLD)], connections, seconds, environment, refusals=True)
 
 
-async def _outdate_answers(database_url: str) -> None:
+async def outdate_answers(database_url: str) -> None:
     """Whatever any cache holds is of an older version afterwards, and every process knows."""
     connection = await asyncpg.connect(database_url)
     await connection.execute("UPDATE report_definitions SET version = version + 1")

@@ -140,6 +140,36 @@ class Bench:
         took, bare = self._pairs(ours, pgbench)
         return Line(f"top-entities, a year of {filled.events:,} events, one at a time", took, bare, "s", 1 / 0.4)
 
+    def statement(self, filled: Filled) -> list[Line]:
+        """The limit of any service on this server and driver, beside pgbench, and the service beside it."""
+        say("a handler that only runs the statement")
+        definition = builtin_definitions()["volume-by-period"]
+        days = DayRange(filled.first_day, filled.first_day + timedelta(days=MONTH))
+        sql, arguments = store.report_call(
+            definition, "period", days=days, window=Window.DAY, limit=load.LIMITS[0], offset=0, filters=[None]
+        )
+        with serving(filled.environment()) as service, bare_handler(1, filled.url) as bare:
+            ours, limit = self._pairs(
+                lambda: self._cold(filled, service, _CONNECTIONS),
+                lambda: self._differing(filled, bare, _CONNECTIONS, "/statement"),
+            )
+            again, pgbench = self._pairs(
+                lambda: self._differing(filled, bare, _CONNECTIONS, "/statement"),
+                lambda: load.statements(
+                    filled.url,
+                    sql,
+                    arguments,
+                    vary_from=filled.first_day,
+                    clients=_CONNECTIONS,
+                    seconds=self._seconds,
+                ),
+            )
+        what = "volume-by-period by period, 30 days, a handler that only runs the statement"
+        return [
+            Line(f"{what}, against pgbench", again, pgbench, "1/s"),
+            Line("… the service, uncached, against that handler", ours, limit, "1/s"),
+        ]
+
     def storm(self, filled: Filled) -> list[Line]:
         """A thousand clients ask for one answer that nobody has."""
         say("a miss storm")
@@ -239,14 +269,12 @@ class Bench:
     def _cold(
         self, filled: Filled, service: str, connections: int, slug: str = "volume-by-period", more: str = ""
     ) -> float:
-        return load.cold_throughput(
-            service,
-            filled.url,
-            f"/api/v1/reports/{slug}/run",
-            more,
-            first_day=filled.first_day,
-            connections=connections,
-            seconds=self._seconds,
+        asyncio.run(load.outdate_answers(filled.url))
+        return self._differing(filled, service, connections, f"/api/v1/reports/{slug}/run", more)
+
+    def _differing(self, filled: Filled, url: str, connections: int, path: str, more: str = "") -> float:
+        return load.varied_throughput(
+            url, path, more, first_day=filled.first_day, connections=connections, seconds=self._seconds
         )
 
     def _throughput(self, url: str, headers: dict[str, str] | None = None) -> float:
@@ -283,6 +311,7 @@ def _measure(arguments: argparse.Namespace, filled: Sequence[Filled]) -> list[Li
     warmed = asyncio.run(bench.warm_up(largest))
     return [
         *lines,
+        *bench.statement(largest),
         *bench.storm(largest),
         bench.overload(largest),
         warmed,

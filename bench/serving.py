@@ -30,10 +30,13 @@ def running_service(environment: Mapping[str, str]) -> Iterator[tuple[str, int]]
 
 
 @contextmanager
-def bare_handler(body_bytes: int) -> Iterator[str]:
-    """A handler that returns a constant of `body_bytes`, on the same server, for the length of the block."""
+def bare_handler(body_bytes: int, database_url: str | None = None) -> Iterator[str]:
+    """A handler that returns a constant of `body_bytes`, or runs a statement, on the same server, for the length of the
+    block.
+    """
     port = free_port()
-    with _running(["-m", "bench.bare_handler", str(port), str(body_bytes)], {}, f"http://127.0.0.1:{port}") as (url, _):
+    arguments = [str(port), str(body_bytes), *([] if database_url is None else [database_url])]
+    with _running(["-m", "bench.bare_handler", *arguments], {}, f"http://127.0.0.1:{port}") as (url, _):
         yield url
 
 

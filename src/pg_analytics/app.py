@@ -74,7 +74,7 @@ _RESERVED_CONNECTIONS: Final = 2
 _QUEUE_PER_PLACE: Final = 16
 _QUEUE_PATIENCE_S: Final = 1.0
 #: See `gc.set_threshold`.
-_COLLECT_AFTER: Final = (20_000, 20, 20)
+COLLECT_AFTER: Final = (20_000, 20, 20)
 
 
 class _Duty(Protocol):
@@ -320,7 +320,7 @@ def _collect_rarely() -> None:
     """
     gc.collect()
     gc.freeze()
-    gc.set_threshold(*_COLLECT_AFTER)
+    gc.set_threshold(*COLLECT_AFTER)
 
 
 def announce(settings: Settings, **more: object) -> None:
