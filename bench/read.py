@@ -102,14 +102,7 @@ class Bench:
                     return self._cold(filled, service, _CONNECTIONS, slug, more)
 
                 def bare(sql: str = sql, arguments: Sequence[object] = arguments) -> float:
-                    return load.statements(
-                        filled.url,
-                        sql,
-                        arguments,
-                        vary_from=filled.first_day,
-                        clients=_CONNECTIONS,
-                        seconds=self._seconds,
-                    )
+                    return self._pgbench(filled, sql, arguments)
 
                 ours, pgbench = self._pairs(asked, bare)
                 throughputs[name] = ours
@@ -155,14 +148,7 @@ class Bench:
             )
             again, pgbench = self._pairs(
                 lambda: self._differing(filled, bare, _CONNECTIONS, "/statement"),
-                lambda: load.statements(
-                    filled.url,
-                    sql,
-                    arguments,
-                    vary_from=filled.first_day,
-                    clients=_CONNECTIONS,
-                    seconds=self._seconds,
-                ),
+                lambda: self._pgbench(filled, sql, arguments),
             )
         what = "volume-by-period by period, 30 days, a handler that only runs the statement"
         return [
@@ -275,6 +261,16 @@ class Bench:
     def _differing(self, filled: Filled, url: str, connections: int, path: str, more: str = "") -> float:
         return load.varied_throughput(
             url, path, more, first_day=filled.first_day, connections=connections, seconds=self._seconds
+        )
+
+    def _pgbench(self, filled: Filled, sql: str, arguments: Sequence[object]) -> float:
+        return load.statements(
+            filled.url,
+            sql,
+            arguments,
+            vary_from=filled.first_day,
+            clients=_CONNECTIONS,
+            seconds=self._seconds,
         )
 
     def _throughput(self, url: str, headers: dict[str, str] | None = None) -> float:

@@ -86,8 +86,8 @@ class RedisClient:
         """The value of `key`, which then lives for another `ttl_s` seconds; if there is none, whether `lead_key` was
         free and is taken for `lead_ttl` now. True also if Redis does not answer.
         """
-        # The lead comes first: whoever has it finds what the one before put there. Two plain commands cost Redis half
-        # of what a script does.
+        # The lead comes first: whoever has it finds what the one before put there. Two plain commands cost Redis less
+        # than a script.
         lead = self._send_soon(True, "SET", lead_key, b"", "NX", "PX", _milliseconds(lead_ttl))  # noqa: FBT003
         value = cast("bytes | None", await self._send_soon(None, "GETEX", key, "EX", ttl_s))
         leads = bool(await lead)
