@@ -42,7 +42,7 @@ async def _reports(url: str) -> Callable[[bytes], Awaitable[bytes]]:
 
     async def report(query: bytes) -> bytes:
         first, last, limit = (part.partition("=")[2] for part in query.decode().split("&"))
-        sql, arguments = store.report_call(
+        call = store.report_call(
             definition,
             "period",
             days=DayRange(date.fromisoformat(first), date.fromisoformat(last) + timedelta(days=1)),
@@ -54,7 +54,7 @@ async def _reports(url: str) -> Callable[[bytes], Awaitable[bytes]]:
         async with places:
             connection = free.pop()
             try:
-                [row] = await connection.fetch(sql, *arguments)
+                [row] = await connection.fetch(call.statement, *call.arguments)
             finally:
                 free.append(connection)
         return str(row["rows"]).encode()

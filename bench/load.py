@@ -20,7 +20,10 @@ from pg_analytics.app import REPORT_WORK_MEM
 from pg_analytics.reports.catalog import LEASE_S
 
 #: Settings of a session, as those of the service that run reports have them.
-_SESSION: Final = f"-c jit=off -c work_mem={REPORT_WORK_MEM} -c max_parallel_workers_per_gather=0"
+_SESSION: Final = (
+    f"-c jit=off -c work_mem={REPORT_WORK_MEM} -c max_parallel_workers_per_gather=0"
+    " -c plan_cache_mode=force_generic_plan"
+)
 _COLD: Final = Path(__file__).with_name("lua") / "cold.lua"
 _PARAMETER: Final = re.compile(r"\$(\d+)")
 _COMMENT: Final = re.compile(r"--.*")

@@ -87,7 +87,7 @@ class Bench:
                 say(f"uncached: {name}, {filled.events:,} events")
                 definition = builtin_definitions()[slug]
                 days = DayRange(filled.first_day, filled.first_day + timedelta(days=MONTH))
-                sql, arguments = store.report_call(
+                call = store.report_call(
                     definition,
                     breakdown,
                     days=days,
@@ -101,8 +101,8 @@ class Bench:
                 def asked(slug: str = slug, more: str = more) -> float:
                     return self._cold(filled, service, _CONNECTIONS, slug, more)
 
-                def bare(sql: str = sql, arguments: Sequence[object] = arguments) -> float:
-                    return self._pgbench(filled, sql, arguments)
+                def bare(call: store.ReportCall = call) -> float:
+                    return self._pgbench(filled, call)
 
                 ours, pgbench = self._pairs(asked, bare)
                 throughputs[name] = ours
@@ -123,12 +123,12 @@ class Bench:
             answer = httpx.get(f"{service}{path}&limit={next(limits)}", timeout=60)
             return float(answer.raise_for_status().elapsed.total_seconds())
 
-        sql, arguments = store.report_call(
-            definition, None, days=days, window=Window.DAY, limit=100, offset=0, filters=[]
-        )
+        call = store.report_call(definition, None, days=days, window=Window.DAY, limit=100, offset=0, filters=[])
 
         def pgbench() -> float:
-            return 1 / load.statements(filled.url, sql, arguments, vary_from=None, clients=1, seconds=self._seconds)
+            return 1 / load.statements(
+                filled.url, call.statement, call.arguments, vary_from=None, clients=1, seconds=self._seconds
+            )
 
         took, bare = self._pairs(ours, pgbench)
         return Line(f"top-entities, a year of {filled.events:,} events, one at a time", took, bare, "s", 1 / 0.4)
@@ -138,7 +138,7 @@ class Bench:
         say("a handler that only runs the statement")
         definition = builtin_definitions()["volume-by-period"]
         days = DayRange(filled.first_day, filled.first_day + timedelta(days=MONTH))
-        sql, arguments = store.report_call(
+        call = store.report_call(
             definition, "period", days=days, window=Window.DAY, limit=load.LIMITS[0], offset=0, filters=[None]
         )
         with serving(filled.environment()) as service, bare_handler(1, filled.url) as bare:
@@ -148,7 +148,7 @@ class Bench:
             )
             again, pgbench = self._pairs(
                 lambda: self._differing(filled, bare, _CONNECTIONS, "/statement"),
-                lambda: self._pgbench(filled, sql, arguments),
+                lambda: self._pgbench(filled, call),
             )
         what = "volume-by-period by period, 30 days, a handler that only runs the statement"
         return [
@@ -263,11 +263,11 @@ class Bench:
             url, path, more, first_day=filled.first_day, connections=connections, seconds=self._seconds
         )
 
-    def _pgbench(self, filled: Filled, sql: str, arguments: Sequence[object]) -> float:
+    def _pgbench(self, filled: Filled, call: store.ReportCall) -> float:
         return load.statements(
             filled.url,
-            sql,
-            arguments,
+            call.statement,
+            call.arguments,
             vary_from=filled.first_day,
             clients=_CONNECTIONS,
             seconds=self._seconds,

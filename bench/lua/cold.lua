@@ -7,11 +7,15 @@ local more = os.getenv("MORE")
 local first = tonumber(os.getenv("FIRST_DAY"))
 local number = 0
 local days = 335
+local ranges = {}
+
+for day = 0, days - 1 do
+   local start = first + day * 86400
+   ranges[day] = string.format("%s?date_from=%s&date_to=%s", path,
+      os.date("!%Y-%m-%d", start), os.date("!%Y-%m-%d", start + 29 * 86400))
+end
 
 function request()
    number = number + 1
-   local start = first + (number % days) * 86400
-   local limit = 52 + number * 371 % 948
-   return wrk.format("GET", string.format("%s?date_from=%s&date_to=%s&limit=%d%s", path,
-      os.date("!%Y-%m-%d", start), os.date("!%Y-%m-%d", start + 29 * 86400), limit, more))
+   return wrk.format("GET", ranges[number % days] .. "&limit=" .. 52 + number * 371 % 948 .. more)
 end

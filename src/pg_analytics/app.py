@@ -4,7 +4,7 @@ import asyncio
 import gc
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Protocol
@@ -37,12 +37,14 @@ from pg_analytics.recompute.trigger import Trigger
 from pg_analytics.recompute.worker import CONNECTIONS, Workers, WorkerSettings
 from pg_analytics.redis.client import RedisClient
 from pg_analytics.reports import routes as report_routes
-from pg_analytics.reports.admission import Admission
+from pg_analytics.reports import store as report_store
+from pg_analytics.reports.batches import Batches
 from pg_analytics.reports.cache import ReportCache
 from pg_analytics.reports.catalog import Catalog, install_builtin_reports
 from pg_analytics.reports.hits import Hits, Misses
 from pg_analytics.reports.memory import Memory
 from pg_analytics.reports.run import ReportRunner
+from pg_analytics.reports.store import ReportCall, ReportRows
 from pg_analytics.settings import Settings
 from pg_analytics.snapshots import retention
 from pg_analytics.snapshots.refresh import Refresher
@@ -196,6 +198,7 @@ async def application(
         name="api",
         work_mem=REPORT_WORK_MEM,
         parallel=False,
+        generic_plans=True,
     )
     redis = RedisClient(redis_url, timeout=settings.redis_timeout)
     probe_redis = RedisClient(redis_url, timeout=settings.redis_timeout)
@@ -246,13 +249,17 @@ def _runner(
     clock: Callable[[], datetime],
 ) -> ReportRunner:
     """Who runs the reports, on connections of `postgres`, but not on all of them."""
+
+    async def run(calls: Sequence[ReportCall]) -> list[ReportRows]:
+        async with postgres.connection() as connection:
+            return await report_store.run_reports(connection, calls)
+
     places = max(1, settings.postgres_pool_size - _RESERVED_CONNECTIONS)
     return ReportRunner(
         catalog,
         cache,
         memory,
-        postgres,
-        Admission(places=places, queue=places * _QUEUE_PER_PLACE, patience_s=_QUEUE_PATIENCE_S),
+        Batches(run, places=places, queue=places * _QUEUE_PER_PLACE, patience_s=_QUEUE_PATIENCE_S),
         max_range_days=settings.max_report_range_days,
         max_fresh_days=settings.max_fresh_days,
         warm_up=settings.warm_up_answers,

@@ -69,12 +69,13 @@ class Postgres:
         lock_timeout: timedelta | None = None,
         work_mem: str | None = None,
         parallel: bool = True,
+        generic_plans: bool = False,
         prepared: Sequence[str] = (),
     ) -> None:
         """`timeout` bounds the wait for a connection and, unless `statement_timeout` says otherwise, each
         statement; `lock_timeout` each wait for a lock inside it. `name` shows in `pg_stat_activity`. `work_mem`, such
         as `16MB`, is for sessions whose statements build tables in memory; without `parallel`, a statement keeps to one
-        core.
+        core. With `generic_plans`, a statement is planned once per connection, whatever its arguments.
 
         `prepared` are statements that each connection prepares when it opens, so that it need not inside a transaction.
         The driver prepares in two steps; a process that is paused between them inside a transaction would keep its
@@ -87,6 +88,8 @@ class Postgres:
         self._options = connection_options(name, timeout, statement_timeout, lock_timeout)
         if work_mem is not None:
             self._options["server_settings"]["work_mem"] = work_mem
+        if generic_plans:
+            self._options["server_settings"]["plan_cache_mode"] = "force_generic_plan"
         if not parallel:
             self._options["server_settings"]["max_parallel_workers_per_gather"] = "0"
         self._prepared = prepared

@@ -35,6 +35,8 @@ _BATCH: Final = 128
 _TELL_EVERY_S: Final = 10.0
 
 _NO_ANSWER: Final = object()
+#: What stands under a key that somebody is to put a value under.
+_LEAD: Final = b""
 
 _RAISE_TO: Final = """
 local known = tonumber(redis.call('GET', KEYS[1]) or '0')
@@ -80,36 +82,26 @@ class RedisClient:
         """The value of `key`; None if there is none, or no answer."""
         return cast("bytes | None", await self._send_soon(None, "GET", key))
 
-    async def get_or_lead(
-        self, key: str, lead_key: str, *, ttl_s: int, lead_ttl: timedelta
-    ) -> tuple[bytes | None, bool]:
-        """The value of `key`, which then lives for another `ttl_s` seconds; if there is none, whether `lead_key` was
-        free and is taken for `lead_ttl` now. True also if Redis does not answer.
+    async def get_or_lead(self, key: str, *, lead_ttl: timedelta) -> tuple[bytes | None, bool]:
+        """The value of `key`; if there is none, whether we are the one who shall put it there: for `lead_ttl`, all
+        others are told that somebody does. True also if Redis does not answer.
         """
-        # The lead comes first: whoever has it finds what the one before put there. Two plain commands cost Redis less
-        # than a script.
-        lead = self._send_soon(True, "SET", lead_key, b"", "NX", "PX", _milliseconds(lead_ttl))  # noqa: FBT003
-        value = cast("bytes | None", await self._send_soon(None, "GETEX", key, "EX", ttl_s))
-        leads = bool(await lead)
-        if value is not None and leads:
-            self._send_soon(None, "DEL", lead_key)
-        return value, leads and value is None
+        taken = await self._send_soon(_NO_ANSWER, "SET", key, _LEAD, "NX", "GET", "PX", _milliseconds(lead_ttl))
+        # Refused, as by a Redis that is full, or by one older than 7.0.
+        value = cast("bytes | None", await self.get(key) if taken is _NO_ANSWER else taken)
+        return (None, False) if value == _LEAD else (value, value is None)
 
-    async def put_and_free(self, key: str, value: bytes, lead_key: str, *, ttl_s: int) -> None:
-        """Store `value` for `ttl_s` seconds, and free `lead_key` after that."""
-        put = self._send_soon(None, "SET", key, value, "EX", ttl_s)
-        await self.free(lead_key)
-        await put
+    def put_soon(self, key: str, value: bytes, *, ttl_s: int) -> None:
+        """Store `value` for `ttl_s` seconds, in a moment."""
+        self._tell_soon("SET", key, value, "EX", ttl_s)
 
-    async def free(self, lead_key: str) -> None:
-        """Free `lead_key`. Where it ran out and is another's by now, a third may take it too: there is only one more
-        who computes the same.
-        """
-        await self._send_soon(None, "DEL", lead_key)
+    def prolong_soon(self, key: str, *, ttl_s: int) -> None:
+        """Let `key` live for another `ttl_s` seconds."""
+        self._tell_soon("EXPIRE", key, ttl_s)
 
-    async def put(self, key: str, value: bytes, *, ttl_s: int) -> None:
-        """Store `value` for `ttl_s` seconds."""
-        await self._send_soon(None, "SET", key, value, "EX", ttl_s)
+    def delete_soon(self, key: str) -> None:
+        """Delete `key`, in a moment."""
+        self._tell_soon("DEL", key)
 
     async def raise_to(self, key: str, number: int) -> None:
         """Set `key` to `number` unless it holds a higher one."""
@@ -136,11 +128,19 @@ class RedisClient:
         if self._probe is not None:
             answer.set_result(default)
             return answer
-        self._waiting.append(_Waiting(command, default, answer))
+        self._enqueue(_Waiting(command, default, answer))
+        return answer
+
+    def _tell_soon(self, *command: _Word) -> None:
+        """The same, but nobody wants to know."""
+        if self._probe is None:
+            self._enqueue(_Waiting(command))
+
+    def _enqueue(self, waiting: "_Waiting") -> None:
+        self._waiting.append(waiting)
         if self._sending is None:
             # A context of its own, here and below: the task outlives the request that started it.
             self._sending = asyncio.create_task(self._send_all(), context=Context())
-        return answer
 
     async def _send_all(self) -> None:
         """Send batches until nobody waits."""
@@ -195,14 +195,14 @@ class RedisClient:
 
 
 class _Waiting(msgspec.Struct, frozen=True):
-    """A command on its way, and who waits for its answer."""
+    """A command on its way, and who waits for its answer, if anybody does."""
 
     command: tuple[_Word, ...]
-    default: Any
-    answer: asyncio.Future[Any]
+    default: Any = None
+    answer: asyncio.Future[Any] | None = None
 
     def answered(self, answer: Any) -> None:
-        if not self.answer.done():  # who waited may have given up
+        if self.answer is not None and not self.answer.done():  # who waited may have given up
             none = answer is _NO_ANSWER or isinstance(answer, ResponseError)
             self.answer.set_result(self.default if none else answer)
 

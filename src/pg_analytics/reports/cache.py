@@ -76,21 +76,23 @@ class ReportCache:
         """The body kept under `key`, for another `ttl_s` seconds; if there is none, whether we are the one of all
         processes who shall compute it now. So it is where Redis does not answer.
         """
-        found, leads = await self._redis.get_or_lead(key, f"{key}:leader", ttl_s=_jittered(ttl_s), lead_ttl=_LEAD_TTL)
+        found, leads = await self._redis.get_or_lead(key, lead_ttl=_LEAD_TTL)
+        if found is None:
+            return None, leads
         body = _checked(found)
-        return body, leads or (body is None and found is not None)
+        if body is not None:
+            self._redis.prolong_soon(key, ttl_s=_jittered(ttl_s))
+        return body, body is None
 
-    async def settle(self, led: str, key: str, body: bytes, *, ttl_s: int) -> None:
-        """What was computed for those who wait for `led`: keep it under `key` for `ttl_s` seconds."""
-        await self._redis.put_and_free(key, body, f"{led}:leader", ttl_s=_jittered(ttl_s))
+    def give_up(self, key: str) -> None:
+        """We do not compute what belongs under `key`. Where somebody else has put it there by now, it is gone: there is
+        only one more who computes it.
+        """
+        self._redis.delete_soon(key)
 
-    async def give_up(self, key: str) -> None:
-        """We could not compute what belongs under `key`."""
-        await self._redis.free(f"{key}:leader")
-
-    async def put(self, key: str, body: bytes, *, ttl_s: int) -> None:
-        """Keep `body` for `ttl_s` seconds."""
-        await self._redis.put(key, body, ttl_s=_jittered(ttl_s))
+    def put(self, key: str, body: bytes, *, ttl_s: int) -> None:
+        """Keep `body` for `ttl_s` seconds. Nobody waits for that: whoever looks for it too early waits for a moment."""
+        self._redis.put_soon(key, body, ttl_s=_jittered(ttl_s))
 
     async def mirrored_version(self, slug: str) -> int:
         """The version that Redis knows of, 0 if none."""

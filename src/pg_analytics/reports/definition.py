@@ -41,7 +41,8 @@ class Filter(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class ReportDefinition(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A report as its folder describes it. `columns` are those of a report that has no breakdowns; one that
-    `reads_months` is told which months lie in its range whole.
+    `reads_months` is told which months lie in its range whole; one that is `batched` reads so few rows per day that
+    several questions share a statement.
     """
 
     slug: str
@@ -56,6 +57,7 @@ class ReportDefinition(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     breakdowns: tuple[Breakdown, ...] = ()
     filters: tuple[Filter, ...] = ()
     reads_months: bool = False
+    batched: bool = False
 
     @property
     def dimensions(self) -> tuple[str, ...]:
@@ -77,9 +79,12 @@ class ReportDefinition(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return asked | {f.name: f.description for f in self.filters} | _EVERY_REPORT
 
     @property
-    def parameter_count(self) -> int:
-        """How many parameters the report's own statement has: range, window and page, the filters, the months."""
-        return 5 + len(self.filters) + (2 if self.reads_months else 0)
+    def parameter_types(self) -> tuple[str, ...]:
+        """The types of the parameters that the report's own statement has: range, window and page, the filters, the
+        months.
+        """
+        months = ("date", "date") if self.reads_months else ()
+        return ("date", "date", "text", "bigint", "bigint", *("text" for _ in self.filters), *months)
 
     def statement(self, breakdown: str | None) -> str:
         """The SQL that answers the report with `breakdown` (None: the report has none)."""

@@ -21,9 +21,9 @@ import msgspec
 from pg_analytics.errors import ErrorCode, ServiceError, not_found
 from pg_analytics.http import envelope
 from pg_analytics.http.params import Query
-from pg_analytics.postgres.pool import Postgres, lost
+from pg_analytics.postgres.pool import lost
 from pg_analytics.reports import parameters, store
-from pg_analytics.reports.admission import Admission
+from pg_analytics.reports.batches import Batches
 from pg_analytics.reports.cache import ReportCache, entry_key, from_memory, identity_of, with_meta
 from pg_analytics.reports.catalog import Catalog, Known
 from pg_analytics.reports.definition import ReportDefinition, builtin_definitions
@@ -31,7 +31,7 @@ from pg_analytics.reports.memory import Kept, Memory, Told
 from pg_analytics.reports.parameters import DATE_TO, RunParameters
 from pg_analytics.reports.single_flight import SingleFlight
 from pg_analytics.reports.staleness import StaleDays
-from pg_analytics.reports.store import CatalogEntry, ReportRows
+from pg_analytics.reports.store import CatalogEntry, ReportCall, ReportRows
 
 #: Requests whose meaning is kept in mind, and the longest query string of one.
 _REMEMBERED: Final = 10_000
@@ -87,8 +87,7 @@ class ReportRunner:
         catalog: Catalog,
         cache: ReportCache,
         memory: Memory,
-        postgres: Postgres,
-        admission: Admission,
+        batches: Batches[ReportCall, ReportRows],
         *,
         max_range_days: int,
         max_fresh_days: int,
@@ -101,14 +100,12 @@ class ReportRunner:
         self._catalog = catalog
         self._cache = cache
         self._memory = memory
-        self._postgres = postgres
-        self._admission = admission
+        self._batches = batches
         self._max_range_days = max_range_days
         self._max_fresh_days = max_fresh_days
         self._clock = clock
         self._flights: SingleFlight[_Computed] = SingleFlight()
         self._questions: OrderedDict[tuple[str, bytes], Question] = OrderedDict()
-        self._renewals: set[asyncio.Task[None]] = set()
         self._warm_up = warm_up
         self._favourites: dict[str, list[Question]] = {}
         self._warming: asyncio.Task[None] | None = None
@@ -223,14 +220,16 @@ class ReportRunner:
         try:
             data, meta, momentary, seen = await self._compute(question)
         except BaseException:
-            await self._cache.give_up(key)
+            self._cache.give_up(key)
             raise
         # Lower only where a backup was restored under a running process.
         version = max(version, seen)
         hit = envelope.body(data | {"cache_hit": True, "source_system": "redis"}, meta | {"cache_hit": True})
         self._remember(question, version, hit)
         seen_key = entry_key(question.slug, version, question.identity)
-        await self._cache.settle(key, seen_key, hit, ttl_s=ttl_s)
+        if seen_key != key:
+            self._cache.give_up(key)
+        self._cache.put(seen_key, hit, ttl_s=ttl_s)
         return _Computed(version, hit, _body_from_postgres(data, meta | momentary))
 
     def _remember(self, question: Question, version: int, hit: bytes) -> None:
@@ -284,10 +283,7 @@ class ReportRunner:
             filters=list(asked.filters.values()),
             max_fresh_days=max_fresh_days,
         )
-        async with self._admission:
-            started = time.perf_counter()
-            async with self._postgres.connection() as connection:
-                found = await store.run_report(connection, call)
+        found = await self._batches.ask(call.statement, call, share=call.share)
         self._catalog.heard(question.slug, found.version)
         if max_fresh_days is not None and found.fresh_days is not None and found.fresh_days > max_fresh_days:
             raise _too_stale(found.fresh_days, max_fresh_days)
@@ -299,15 +295,13 @@ class ReportRunner:
             "generated_at": self._clock(),
             "rows": msgspec.Raw(found.rows.encode()),
             "row_count": found.row_count,
-            "execution_ms": round((time.perf_counter() - started) * 1000),
+            "execution_ms": round(found.took_s * 1000),
         }
         return data, _meta(asked, found), _told(found.stale_buckets), found.version
 
     def _renew(self, question: Question, version: int, kept: Kept) -> None:
         key = entry_key(question.slug, version, question.identity)
-        task = asyncio.create_task(self._cache.put(key, kept.hit, ttl_s=question.shape.cache_ttl_seconds))
-        self._renewals.add(task)
-        task.add_done_callback(self._renewals.discard)
+        self._cache.put(key, kept.hit, ttl_s=question.shape.cache_ttl_seconds)
 
 
 def _body_from_postgres(data: dict[str, Any], meta: dict[str, Any]) -> bytes:

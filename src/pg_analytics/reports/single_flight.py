@@ -7,27 +7,35 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 
+class _GaveUpError(Exception):
+    """Who was fetching it does so no more."""
+
+
 class SingleFlight(Generic[T]):
     """What this process is fetching at the moment, by key."""
 
     def __init__(self) -> None:
-        self._under_way: dict[str, asyncio.Task[T]] = {}
+        self._under_way: dict[str, asyncio.Future[T]] = {}
 
     async def join(self, key: str, fetch: Callable[[], Awaitable[T]]) -> T:
-        """What `fetch` returns or raises, for everybody who joins under `key` until it is there. It goes on although
-        one who waits gives up: others may still wait.
+        """What `fetch` returns or raises, for everybody who joins under `key` until it is there. The first one fetches
+        it; where that one gives up, the next does.
         """
-        task = self._under_way.get(key)
-        if task is None:
-            task = self._under_way[key] = asyncio.create_task(_awaited(fetch), name="report-flight")
-            task.add_done_callback(lambda done: self._landed(key, done))
-        return await asyncio.shield(task)
-
-    def _landed(self, key: str, done: "asyncio.Task[T]") -> None:
-        del self._under_way[key]
-        if not done.cancelled():
-            done.exception()  # those who waited have it; where nobody does any more, asyncio shall not complain
-
-
-async def _awaited(fetch: Callable[[], Awaitable[T]]) -> T:
-    return await fetch()
+        while (flight := self._under_way.get(key)) is not None:
+            try:
+                # One who waits and gives up takes nobody along.
+                return await asyncio.shield(flight)
+            except _GaveUpError:
+                continue
+        flight = self._under_way[key] = asyncio.get_running_loop().create_future()
+        try:
+            fetched = await fetch()
+        except BaseException as error:
+            flight.set_exception(error if isinstance(error, Exception) else _GaveUpError())
+            flight.exception()  # where nobody waits, asyncio shall not complain
+            raise
+        else:
+            flight.set_result(fetched)
+            return fetched
+        finally:
+            del self._under_way[key]

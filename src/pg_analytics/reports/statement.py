@@ -13,12 +13,18 @@ A fresh one::
     rollup_entity AS NOT MATERIALIZED (fresh_entity.sql)
     SELECT … FROM (the report's own statement) AS report CROSS JOIN (freshness_of_fresh.sql) AS freshness
 
-It needs nothing of a report: where its statement says `rollup_entity`, it finds the common table of that name, which
-has the rollup's rows of days that are up to date and counts the events of days that are not. Either is one statement,
+Several questions at once, of a report that is `batched`::
+
+    SELECT answer.* FROM unnest($1::date[], …) AS question (p1, …)
+    CROSS JOIN LATERAL (what answers one, with question.p1 in place of $1 …) AS answer
+
+A fresh answer needs nothing of a report: where its statement says `rollup_entity`, it finds the common table of that name, which
+has the rollup's rows of days that are up to date and counts the events of days that are not. Each is one statement,
 so it sees one snapshot of the database: rows, what is said of them, and the log that says which days are stale all
 belong together.
 """
 
+import re
 from functools import cache
 from typing import Final
 
@@ -27,6 +33,8 @@ from pg_analytics.reports.definition import builtin_definitions
 
 #: By rollup, the tables that a fresh answer has common tables for; those that others are made of come first.
 _FRESH_TABLES: Final = {"source_status": ("source_status", "source_status_margin"), "entity": ("entity",)}
+
+_PARAMETER: Final = re.compile(r"\$(\d+)")
 
 
 @cache
@@ -37,7 +45,7 @@ def run_statement(slug: str, breakdown: str | None, *, fresh: bool) -> str:
     """
     definition = builtin_definitions()[slug]
     own = definition.statement(breakdown)
-    after = definition.parameter_count
+    after = len(definition.parameter_types)
     if fresh:
         tables = {
             "asked (rollup, max_fresh_days, slug) AS": (
@@ -62,6 +70,29 @@ def run_statement(slug: str, breakdown: str | None, *, fresh: bool) -> str:
             "SELECT report.rows, report.row_count, report.total, freshness.*",
             f"FROM (\n{own}\n) AS report",
             f"CROSS JOIN (\n{_part('freshness_of_fresh' if fresh else 'freshness_of_snapshots')}\n) AS freshness",
+        ]
+    )
+
+
+@cache
+def batch_statement(slug: str, breakdown: str | None) -> str:
+    """The statement that answers several questions of the report `slug`, a row for each, in their order. Its parameters
+    are those of `run_statement`, but for the report's own: of these, each is an array with a value per question.
+    """
+    types = builtin_definitions()[slug].parameter_types
+    one = _PARAMETER.sub(
+        lambda found: f"question.p{found[1]}" if int(found[1]) <= len(types) else found[0],
+        run_statement(slug, breakdown, fresh=False),
+    )
+    arrays = ", ".join(f"${number}::{type_}[]" for number, type_ in enumerate(types, 1))
+    columns = ", ".join(f"p{number}" for number, _ in enumerate(types, 1))
+    return "\n".join(
+        [
+            one.partition("\n")[0],
+            "SELECT answer.*",
+            f"FROM unnest({arrays}) WITH ORDINALITY AS question ({columns}, number)",
+            f"CROSS JOIN LATERAL (\n{one}\n) AS answer",
+            "ORDER BY question.number",
         ]
     )
 

@@ -1,15 +1,17 @@
 """The statements of the catalogue and of the reports, one function each."""
 
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
-from typing import Final, TypeAlias
+from typing import Final
 
 import msgspec
 
 from pg_analytics.postgres.pool import Connection
 from pg_analytics.postgres.statements import statement
 from pg_analytics.reports.definition import ReportDefinition
-from pg_analytics.reports.statement import run_statement
+from pg_analytics.reports.statement import batch_statement, run_statement
 from pg_analytics.windows import DayRange, Window
 
 _LIST_REPORTS: Final = statement(__package__, "list_reports")
@@ -23,10 +25,9 @@ _INSTALL_WINDOW: Final = statement(__package__, "install_window")
 #: A change log longer than this (about 250,000 entries, some 50 ms) is not read for an answer that does not depend on
 #: it: that would take longer than most reports.
 _MAX_LOG_BYTES: Final = 16 * 1024 * 1024
-
-
-#: A statement and its arguments.
-ReportCall: TypeAlias = tuple[str, list[object]]
+#: How many questions share a statement at most, and over how many days together.
+_MOST_TOGETHER: Final = 16
+_MOST_DAYS_TOGETHER: Final = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +76,26 @@ class ReportRows(msgspec.Struct, frozen=True):
     fresh_days: int | None
     retained_from: date | None
     version: int
+    #: How long the statement took, in seconds.
+    took_s: float
+
+
+class ReportCall(msgspec.Struct, frozen=True):
+    """A report's statement and its arguments: those of the question, and those that all questions of the report have in
+    common. Several questions of one `statement` can be answered by `batch_statement`, where there is one.
+    """
+
+    statement: str
+    batch_statement: str | None
+    asked: list[object]
+    common: list[object]
+    #: How much of a batch it is.
+    share: float
+
+    @property
+    def arguments(self) -> list[object]:
+        """Those of `statement`."""
+        return [*self.asked, *self.common]
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,20 +172,32 @@ def report_call(
     are more such days than that, `fresh_days` says so, and the rows are not fresh.
     """
     fresh = max_fresh_days is not None
+    batched = definition.batched and not fresh
     asked: list[object] = [days.start, days.end, window.value, limit, offset, *filters]
     if definition.reads_months:
         # A fresh answer counts events in place of days, and knows of no such months.
         months = DayRange(days.end, days.end) if fresh else days.whole_months()
         asked += [months.start, months.end]
-    asked += [definition.rollup, max_fresh_days if fresh else _MAX_LOG_BYTES, definition.slug]
-    return run_statement(definition.slug, breakdown, fresh=fresh), asked
+    return ReportCall(
+        run_statement(definition.slug, breakdown, fresh=fresh),
+        batch_statement(definition.slug, breakdown) if batched else None,
+        asked,
+        [definition.rollup, max_fresh_days if fresh else _MAX_LOG_BYTES, definition.slug],
+        max(1 / _MOST_TOGETHER, days.day_count / _MOST_DAYS_TOGETHER) if batched else 1.0,
+    )
 
 
-async def run_report(connection: Connection, call: ReportCall) -> ReportRows:
-    """Run a report. One statement, so one snapshot: no answer mixes two states."""
-    sql, arguments = call
-    [row] = await connection.fetch(sql, *arguments)
-    return ReportRows(**row)
+async def run_reports(connection: Connection, calls: Sequence[ReportCall]) -> list[ReportRows]:
+    """Run reports of one statement, in one statement, so in one snapshot: no answer mixes two states."""
+    first, started = calls[0], time.perf_counter()
+    if len(calls) == 1:
+        rows = await connection.fetch(first.statement, *first.arguments)
+    else:
+        assert first.batch_statement is not None  # noqa: S101 - else they would not have been put together
+        columns = map(list, zip(*(call.asked for call in calls), strict=True))
+        rows = await connection.fetch(first.batch_statement, *columns, *first.common)
+    took_s = time.perf_counter() - started
+    return [ReportRows(*row, took_s) for row in rows]
 
 
 async def install_report(connection: Connection, definition: ReportDefinition) -> None:
