@@ -3,10 +3,13 @@
 Whoever serves a request or performs a run binds `request_id` or `run_id`; every line within carries it.
 """
 
+import asyncio
+import atexit
 import logging
 import os
 import sys
-from typing import Any, Final
+from contextlib import suppress
+from typing import Any, BinaryIO, Final
 
 import msgspec
 import structlog
@@ -29,12 +32,12 @@ def configure(*, format_: str, level: str, env: str, with_pid: bool = False) -> 
     rendering = _text() if as_text else _json(env)
     # A line costs as much as a cached answer: the quick encoder, and bytes, save half of it.
     written = rendering if as_text else [*rendering[:-1], structlog.processors.JSONRenderer(_encoded)]
+    lines = _Lines(sys.stderr.buffer)
+    atexit.register(lines.write_out)
     structlog.configure(
         processors=[*shared, *written],
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
-        logger_factory=(
-            structlog.PrintLoggerFactory(sys.stderr) if as_text else structlog.BytesLoggerFactory(sys.stderr.buffer)
-        ),
+        logger_factory=(structlog.PrintLoggerFactory(sys.stderr) if as_text else lambda *_: lines),
         cache_logger_on_first_use=True,
     )
     # What libraries say goes the same way.
@@ -45,6 +48,37 @@ def configure(*, format_: str, level: str, env: str, with_pid: bool = False) -> 
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(formatter)
     logging.basicConfig(handlers=[handler], level=max(_LEVELS[level], logging.WARNING), force=True)
+
+
+class _Lines:
+    """Lines that go out at once or, where an event loop is at work, with all others of its turn. A write lets go of the
+    interpreter; to get it back from the HTTP server's thread takes longer than everything else about a line.
+    """
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self._waiting: list[bytes] = []
+
+    def msg(self, line: bytes) -> None:
+        """Write `line`, soon."""
+        self._waiting.append(line)
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            self.write_out()
+        else:
+            if len(self._waiting) == 1:
+                loop.call_soon(self.write_out)
+
+    debug = info = warning = error = msg
+
+    def write_out(self) -> None:
+        """Write what waits."""
+        lines, self._waiting = self._waiting, []
+        if lines:
+            with suppress(OSError):  # nobody reads the log any more
+                self._stream.write(b"\n".join([*lines, b""]))
+                self._stream.flush()
 
 
 def _add_pid(_logger: Any, _method: str, event: EventDict) -> EventDict:

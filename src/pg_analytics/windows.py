@@ -39,7 +39,7 @@ class Window(StrEnum):
         return day - timedelta(days=day.weekday()) if self is Window.WEEK else day
 
 
-class DayRange(msgspec.Struct, frozen=True):
+class DayRange(msgspec.Struct, frozen=True, gc=False):
     """The days `start <= day < end`."""
 
     start: date

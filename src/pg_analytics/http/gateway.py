@@ -159,7 +159,10 @@ def _wrong_path(scope: Scope) -> ServiceError | None:
 
 def _is_stream(start: Message) -> bool:
     """Whether the answer that begins is one that goes on for as long as somebody listens."""
-    return any(name == b"content-type" and value.startswith(EVENT_STREAM) for name, value in start["headers"])
+    for name, value in start["headers"]:
+        if name == b"content-type":
+            return bool(value.startswith(EVENT_STREAM))
+    return False
 
 
 async def _service_error(_request: Request, error: Exception) -> Response:

@@ -5,7 +5,7 @@ An endpoint declares its parameters as values of the classes below and reads the
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, KeysView
 from dataclasses import dataclass
 from datetime import date
 from typing import Any, Final, Generic, TypeVar
@@ -22,6 +22,8 @@ MAX_TEXT_CHARACTERS: Final = 255
 MAX_OFFSET: Final = 1_000_000_000
 
 _WHOLE_NUMBER: Final = re.compile(r"\d{1,10}", re.ASCII)
+#: What has to be decoded, or refused.
+_ENCODED: Final = re.compile(rb"[%+\0]")
 _BAD_ESCAPE: Final = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 
 
@@ -139,6 +141,11 @@ class Query:
             raise invalid("query", f"must not be longer than {MAX_QUERY_BYTES} bytes")
         self._values = _split(raw)
 
+    @property
+    def names(self) -> KeysView[str]:
+        """What was given."""
+        return self._values.keys()
+
     def allow(self, parameters: Iterable[Parameter[Any]]) -> None:
         """400 for the first parameter that is none of `parameters`."""
         names = [parameter.name for parameter in parameters]
@@ -158,20 +165,29 @@ class Query:
             raise invalid(parameter.name, parameter.allowed) from None
 
 
-def _split(raw: bytes) -> Mapping[str, str]:
+def _split(raw: bytes) -> dict[str, str]:
     values: dict[str, str] = {}
-    for part in raw.split(b"&"):
-        if not part:
-            continue
-        raw_name, _, raw_value = part.partition(b"=")
-        name = _decode(raw_name, "query")[:MAX_TEXT_CHARACTERS]
-        value = _decode(raw_value, name)
+    for name, value in _pairs(raw):
         if name in values:
             raise invalid(name, "must be given once")
         if not value:
             raise invalid(name, "must have a value")
         values[name] = value
     return values
+
+
+def _pairs(raw: bytes) -> Iterator[tuple[str, str]]:
+    if raw.isascii() and not _ENCODED.search(raw):
+        for part in raw.decode("ascii").split("&"):
+            if part:
+                name, _, value = part.partition("=")
+                yield name[:MAX_TEXT_CHARACTERS], value
+        return
+    for encoded in raw.split(b"&"):
+        if encoded:
+            raw_name, _, raw_value = encoded.partition(b"=")
+            name = _decode(raw_name, "query")[:MAX_TEXT_CHARACTERS]
+            yield name, _decode(raw_value, name)
 
 
 def _decode(raw: bytes, parameter: str) -> str:

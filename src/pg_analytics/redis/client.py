@@ -194,7 +194,7 @@ class RedisClient:
         _log.info("redis_back")
 
 
-class _Waiting(msgspec.Struct, frozen=True):
+class _Waiting(msgspec.Struct, frozen=True, gc=False):
     """A command on its way, and who waits for its answer, if anybody does."""
 
     command: tuple[_Word, ...]

@@ -19,6 +19,8 @@ from contextvars import Context
 from dataclasses import dataclass, field
 from typing import Final, Generic, TypeVar
 
+import msgspec
+
 from pg_analytics.errors import unavailable
 
 Q = TypeVar("Q")
@@ -74,7 +76,7 @@ class Batches(Generic[Q, A]):
             return await asked.answer
         except asyncio.CancelledError:
             if asked.batch is not None:
-                asked.batch.cancel_if_nobody_waits()
+                asked.batch.leave()
             elif asked in kind.queue:
                 self._leave_queue(kind, asked)
             raise
@@ -84,21 +86,26 @@ class Batches(Generic[Q, A]):
         self._beginning = None
         for kind in sorted(self._kinds.values(), key=_Kind.waits_since):
             while self._free and kind.may_begin:
-                batch = kind.take()
-                self._waiting -= len(batch.members)
+                members = kind.take()
+                self._waiting -= len(members)
                 self._free -= 1
+                batch = _Batch(len(members))
+                for asked in members:
+                    asked.batch = batch
                 # A context of its own: it is nobody's alone.
-                batch.task = asyncio.create_task(self._perform(kind, batch), name="report-batch", context=Context())
+                batch.task = asyncio.create_task(self._perform(kind, members), name="report-batch", context=Context())
 
-    async def _perform(self, kind: "_Kind[Q, A]", batch: "_Batch[Q, A]") -> None:
+    async def _perform(self, kind: "_Kind[Q, A]", members: "list[_Asked[Q, A]]") -> None:
         try:
-            answers = await self._answer([asked.question for asked in batch.members])
+            answers = await self._answer([asked.question for asked in members])
         except BaseException as error:
-            batch.fail(error)
+            for asked in members:
+                asked.fail(error)
             if not isinstance(error, Exception):
                 raise
         else:
-            batch.succeed(answers)
+            for asked, answer in zip(members, answers, strict=True):
+                asked.succeed(answer)
         finally:
             self._free += 1
             kind.under_way -= 1
@@ -121,41 +128,39 @@ class Batches(Generic[Q, A]):
         self._waiting -= 1
 
 
-@dataclass(slots=True, eq=False)
-class _Asked(Generic[Q, A]):
+class _Batch(msgspec.Struct, eq=False):
+    """Questions that are answered together: how many still want to know, and who answers them."""
+
+    waiting: int
+    task: asyncio.Task[None] | None = None
+
+    def leave(self) -> None:
+        """One wants to know no more. Where nobody does, nobody answers."""
+        self.waiting -= 1
+        if not self.waiting and self.task is not None:
+            self.task.cancel()
+
+
+class _Asked(msgspec.Struct, Generic[Q, A], eq=False):
     """A question, and who waits for its answer. Without a `batch`, it is in the queue."""
 
     question: Q
     share: float
     answer: asyncio.Future[A]
     since: float
-    batch: "_Batch[Q, A] | None" = None
+    batch: _Batch | None = None
 
-
-@dataclass(slots=True, eq=False)
-class _Batch(Generic[Q, A]):
-    """Questions that are answered together."""
-
-    members: list[_Asked[Q, A]]
-    task: asyncio.Task[None] | None = None
-
-    def succeed(self, answers: Sequence[A]) -> None:
-        for asked, answer in zip(self.members, answers, strict=True):
-            if not asked.answer.done():
-                asked.answer.set_result(answer)
+    def succeed(self, answer: A) -> None:
+        if not self.answer.done():
+            self.answer.set_result(answer)
 
     def fail(self, error: BaseException) -> None:
-        for asked in self.members:
-            if asked.answer.done():
-                continue
-            if isinstance(error, asyncio.CancelledError):
-                asked.answer.cancel()
-            else:
-                asked.answer.set_exception(error)
-
-    def cancel_if_nobody_waits(self) -> None:
-        if self.task is not None and all(asked.answer.done() for asked in self.members):
-            self.task.cancel()
+        if self.answer.done():
+            return
+        if isinstance(error, asyncio.CancelledError):
+            self.answer.cancel()
+        else:
+            self.answer.set_exception(error)
 
 
 @dataclass(slots=True, eq=False)
@@ -181,8 +186,8 @@ class _Kind(Generic[Q, A]):
         self.queue.remove(asked)
         self.share -= asked.share
 
-    def take(self) -> _Batch[Q, A]:
-        """The next batch, which is under way from now on."""
+    def take(self) -> list[_Asked[Q, A]]:
+        """The questions of the next batch, which is under way from now on."""
         members: list[_Asked[Q, A]] = []
         room = 1.0
         while self.queue and (not members or self.queue[0].share <= room):
@@ -190,11 +195,8 @@ class _Kind(Generic[Q, A]):
             self.share -= asked.share
             room -= asked.share
             members.append(asked)
-        batch = _Batch(members)
-        for asked in members:
-            asked.batch = batch
         self.under_way += 1
-        return batch
+        return members
 
 
 def _overloaded() -> Exception:

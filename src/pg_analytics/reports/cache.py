@@ -15,6 +15,7 @@ from typing import Final
 import msgspec
 
 from pg_analytics.redis.client import RedisClient
+from pg_analytics.reports.parameters import RunParameters
 from pg_analytics.reports.store import CatalogEntry
 
 #: What every entry starts and ends with; anything else under our key was written by somebody else. The end is that of
@@ -23,6 +24,7 @@ _BODY_START: Final = b'{"data":{'
 _BODY_END: Final = b"}}"
 #: For how long the others leave a computation to one process that does not come back.
 _LEAD_TTL: Final = timedelta(seconds=5)
+_ENCODER: Final = msgspec.json.Encoder()
 _FROM_REDIS: Final = b'"source_system":"redis"'
 _FROM_MEMORY: Final = b'"source_system":"memory"'
 
@@ -32,10 +34,9 @@ def version_key(slug: str) -> str:
     return f"report:version:{slug}"
 
 
-def identity_of(entry: CatalogEntry, parameters: Mapping[str, object]) -> str:
-    """What a request asks of a report (JSON-able, normalised: equal requests give equal ones), in one word."""
-    identity = msgspec.json.encode({"epoch": entry.cache_epoch, **parameters}, order="sorted")
-    return hashlib.sha256(identity).hexdigest()
+def identity_of(entry: CatalogEntry, asked: RunParameters) -> str:
+    """What a request asks of a report, in one word: equal for requests that have the same answer."""
+    return hashlib.sha256(_ENCODER.encode((entry.cache_epoch, asked))).hexdigest()
 
 
 def entry_key(slug: str, version: int, identity: str) -> str:

@@ -50,7 +50,7 @@ _MIRROR_S: Final = 10.0
 _REFUSED_RETRY_S: Final = 0.02
 
 
-class Known(msgspec.Struct, frozen=True):
+class Known(msgspec.Struct, frozen=True, gc=False):
     """A report, and whether PostgreSQL was lost when it was looked up."""
 
     entry: CatalogEntry

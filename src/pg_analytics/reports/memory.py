@@ -31,7 +31,7 @@ _WORTH_COMPRESSING: Final = 1024
 _COMPRESSION_LEVEL: Final = 6
 
 
-class Told(msgspec.Struct):
+class Told(msgspec.Struct, gc=False):
     """A body as it goes out, and, once somebody wanted it so, compressed."""
 
     body: bytes
@@ -46,7 +46,7 @@ class Told(msgspec.Struct):
         return self._compressed
 
 
-class Kept(msgspec.Struct, eq=False):
+class Kept(msgspec.Struct, eq=False, gc=False):
     """An answer of one version of its report. `since`, of the monotonic clock, is when its time to live began.
     `question` is what the caller wants to find with it.
 

@@ -2,7 +2,7 @@
 
 from datetime import date, datetime, timedelta
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -21,7 +21,7 @@ FRESH: Final = Flag("fresh", default=False)
 LIMIT: Final = Integer("limit", 50, minimum=1, maximum=1000)
 
 
-class RunParameters(msgspec.Struct, frozen=True):
+class RunParameters(msgspec.Struct, frozen=True, gc=False):
     """What is asked of a report. `filters` holds the value of each of its filters, None where not narrowed; `fresh`
     asks for the numbers of this moment; `days` are the whole buckets that answer it.
     """
@@ -36,38 +36,42 @@ class RunParameters(msgspec.Struct, frozen=True):
     offset: int
     days: DayRange
 
-    def identity(self) -> dict[str, object]:
-        """Equal for requests that have the same answer, for the cache key. A fresh answer is never kept."""
-        return {
-            "window": self.window.value,
-            "date_from": self.date_from.isoformat(),
-            "date_to": self.date_to.isoformat(),
-            "breakdown": self.breakdown,
-            "filters": self.filters,
-            "limit": self.limit,
-            "offset": self.offset,
-        }
+
+class _Declared(NamedTuple):
+    """The parameters that a report takes."""
+
+    names: frozenset[str]
+    window: Choice
+    breakdown: Choice | None
+    filters: dict[str, Parameter[str | None]]
+
+    @property
+    def all(self) -> tuple[Parameter[Any], ...]:
+        """In the order of the reference."""
+        breakdown = () if self.breakdown is None else (self.breakdown,)
+        return (self.window, DATE_FROM, DATE_TO, *breakdown, *self.filters.values(), FRESH, LIMIT, OFFSET)
 
 
 def declared(definition: ReportDefinition, entry: CatalogEntry) -> tuple[Parameter[Any], ...]:
     """The parameters that a report takes, in the order of the reference."""
-    return _declared(definition, entry.default_window, entry.allowed_windows)
+    return _declared(definition, entry.default_window, entry.allowed_windows).all
 
 
 def read(
     query: Query, definition: ReportDefinition, entry: CatalogEntry, *, now: datetime, max_days: int
 ) -> RunParameters:
     """What `query` asks for; `ServiceError` (400) naming the parameter that is wrong. `now` is aware, in UTC."""
-    query.allow(declared(definition, entry))
+    known = _declared(definition, entry.default_window, entry.allowed_windows)
+    if not query.names <= known.names:
+        query.allow(known.all)
     date_from, date_to = _dates(query, today=now.date(), max_days=max_days)
-    asked_window = query.value(_window(entry.default_window, entry.allowed_windows))
-    window = Window(asked_window or entry.default_window)
+    window = Window(query.value(known.window) or entry.default_window)
     return RunParameters(
         window=window,
         date_from=date_from,
         date_to=date_to,
-        breakdown=query.value(_breakdown(definition)) if definition.breakdowns else None,
-        filters={f.name: query.value(_filter(f)) for f in definition.filters},
+        breakdown=query.value(known.breakdown) if known.breakdown else None,
+        filters={name: query.value(f) for name, f in known.filters.items()},
         fresh=query.value(FRESH),
         limit=query.value(LIMIT),
         offset=query.value(OFFSET),
@@ -93,29 +97,18 @@ def _dates(query: Query, *, today: date, max_days: int) -> tuple[date, date]:
     return date_from, date_to
 
 
-# A definition never changes, and the windows of a report hardly ever do.
+@lru_cache  # a definition never changes, and the windows of a report hardly ever do
+def _declared(definition: ReportDefinition, default_window: Window, allowed_windows: tuple[Window, ...]) -> _Declared:
+    windows = tuple(window.value for window in allowed_windows)
+    breakdowns = tuple(breakdown.name for breakdown in definition.breakdowns)
+    declared = _Declared(
+        frozenset(),
+        Choice("window", default_window.value, choices=windows, ignore_case=True),
+        Choice("breakdown", definition.default_breakdown, choices=breakdowns) if breakdowns else None,
+        {f.name: _filter(f) for f in definition.filters},
+    )
+    return declared._replace(names=frozenset(parameter.name for parameter in declared.all))
 
 
-@lru_cache
-def _declared(
-    definition: ReportDefinition, default_window: Window, allowed_windows: tuple[Window, ...]
-) -> tuple[Parameter[Any], ...]:
-    breakdown = (_breakdown(definition),) if definition.breakdowns else ()
-    filters = (_filter(f) for f in definition.filters)
-    return (_window(default_window, allowed_windows), DATE_FROM, DATE_TO, *breakdown, *filters, FRESH, LIMIT, OFFSET)
-
-
-@lru_cache
-def _window(default: Window, allowed: tuple[Window, ...]) -> Choice:
-    return Choice("window", default.value, choices=tuple(window.value for window in allowed), ignore_case=True)
-
-
-@lru_cache
-def _breakdown(definition: ReportDefinition) -> Choice:
-    choices = tuple(breakdown.name for breakdown in definition.breakdowns)
-    return Choice("breakdown", definition.default_breakdown, choices=choices)
-
-
-@lru_cache
 def _filter(f: Filter) -> Parameter[str | None]:
     return Text(f.name, None) if f.values is None else Choice(f.name, None, choices=f.values)

@@ -41,7 +41,7 @@ _FLEET_PATIENCE_S: Final = 2.0
 _FLEET_LOOK_S: Final = 0.025
 
 
-class Question(msgspec.Struct, frozen=True):
+class Question(msgspec.Struct, frozen=True, gc=False):
     """What a question means. Equal requests have one `identity`. It means so for as long as the report's `shape` in the
     catalogue stays, and, where it does not say until when (`today`), the day.
     """
@@ -58,7 +58,7 @@ class Question(msgspec.Struct, frozen=True):
         return b'"%d-%b"' % (version, self.identity[:32].encode())
 
 
-class Answer(msgspec.Struct, frozen=True):
+class Answer(msgspec.Struct, frozen=True, gc=False):
     """An answer. `max_age_s` is for how many seconds it may be kept from the moment that was `age_s` ago; None: not at
     all, and then it has no `tag`.
     """
@@ -69,7 +69,7 @@ class Answer(msgspec.Struct, frozen=True):
     age_s: int = 0
 
 
-class _Computed(msgspec.Struct, frozen=True):
+class _Computed(msgspec.Struct, frozen=True, gc=False):
     """What a flight brought: the body of a hit and its version, and, if it comes from PostgreSQL, that of the answer
     itself.
     """
@@ -156,7 +156,7 @@ class ReportRunner:
         given, now = Query(query), self._clock()
         asked = parameters.read(given, definition, known.entry, now=now, max_days=self._max_range_days)
         today = now.date() if given.value(DATE_TO) is None else None
-        question = Question(slug, definition, shape, asked, identity_of(known.entry, asked.identity()), today)
+        question = Question(slug, definition, shape, asked, identity_of(known.entry, asked), today)
         if len(query) <= _REMEMBERED_BYTES:
             if len(self._questions) >= _REMEMBERED:
                 self._questions.popitem(last=False)

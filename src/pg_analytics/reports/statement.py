@@ -18,10 +18,10 @@ Several questions at once, of a report that is `batched`::
     SELECT answer.* FROM unnest($1::date[], …) AS question (p1, …)
     CROSS JOIN LATERAL (what answers one, with question.p1 in place of $1 …) AS answer
 
-A fresh answer needs nothing of a report: where its statement says `rollup_entity`, it finds the common table of that name, which
-has the rollup's rows of days that are up to date and counts the events of days that are not. Each is one statement,
-so it sees one snapshot of the database: rows, what is said of them, and the log that says which days are stale all
-belong together.
+A fresh answer needs nothing of a report: where its statement says `rollup_entity`, it finds the common table of that
+name, which has the rollup's rows of days that are up to date and counts the events of days that are not. Each of these
+is one statement, so it sees one snapshot of the database: rows, what is said of them, and the log that says which days
+are stale all belong together.
 """
 
 import re

@@ -58,7 +58,7 @@ class ReportSummary(msgspec.Struct, frozen=True):
     allowed_windows: list[str]
 
 
-class ReportRows(msgspec.Struct, frozen=True):
+class ReportRows(msgspec.Struct, frozen=True, gc=False):
     """What a report's statement returned: the page as JSON text, its size and the size of all pages.
 
     `computed_at` is the oldest rebuild among the snapshots that were read (None: there was none), `stale_buckets` how
@@ -68,6 +68,8 @@ class ReportRows(msgspec.Struct, frozen=True):
     is not in the catalogue any more).
     """
 
+    #: How long the statement took, in seconds. Then its columns, in their order.
+    took_s: float
     rows: str
     row_count: int
     total: int
@@ -76,11 +78,9 @@ class ReportRows(msgspec.Struct, frozen=True):
     fresh_days: int | None
     retained_from: date | None
     version: int
-    #: How long the statement took, in seconds.
-    took_s: float
 
 
-class ReportCall(msgspec.Struct, frozen=True):
+class ReportCall(msgspec.Struct, frozen=True, gc=False):
     """A report's statement and its arguments: those of the question, and those that all questions of the report have in
     common. Several questions of one `statement` can be answered by `batch_statement`, where there is one.
     """
@@ -197,7 +197,7 @@ async def run_reports(connection: Connection, calls: Sequence[ReportCall]) -> li
         columns = map(list, zip(*(call.asked for call in calls), strict=True))
         rows = await connection.fetch(first.batch_statement, *columns, *first.common)
     took_s = time.perf_counter() - started
-    return [ReportRows(*row, took_s) for row in rows]
+    return [ReportRows(took_s, *row) for row in rows]
 
 
 async def install_report(connection: Connection, definition: ReportDefinition) -> None:
