@@ -13,19 +13,15 @@ import time
 from collections.abc import Awaitable
 from contextvars import Context
 from datetime import timedelta
-from typing import Any, Final, TypeAlias, cast
+from typing import Any, Final, cast
 
-import msgspec
 import structlog
-from hiredis import pack_command
 from redis.asyncio import Redis
-from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
 
-#: What a command is made of.
-_Word: TypeAlias = str | bytes | int
+from pg_analytics.redis.link import NO_ANSWER, Command, Link, Word
 
 _log: Final = structlog.get_logger(__name__)
 _PROBE_INTERVAL_S: Final = 0.5
@@ -34,7 +30,6 @@ _BATCH: Final = 128
 #: How often it is told, at most, that Redis refuses commands.
 _TELL_EVERY_S: Final = 10.0
 
-_NO_ANSWER: Final = object()
 #: What stands under a key that somebody is to put a value under.
 _LEAD: Final = b""
 
@@ -55,9 +50,8 @@ class RedisClient:
         self._redis: Redis = Redis.from_url(
             url, socket_timeout=None, socket_connect_timeout=self._timeout_s, retry=Retry(NoBackoff(), 0)
         )
-        #: The connection of the batches, of which one is under way at a time.
-        self._connection: AbstractConnection = self._redis.connection_pool.make_connection()  # type: ignore[no-untyped-call]
-        self._waiting: list[_Waiting] = []
+        self._link: Link | None = None
+        self._waiting: list[Command] = []
         self._sending: asyncio.Task[None] | None = None
         self._probe: asyncio.Task[None] | None = None
         self._told_at = -_TELL_EVERY_S
@@ -67,7 +61,7 @@ class RedisClient:
         for task in (self._probe, self._sending):
             if task is not None:
                 task.cancel()
-        await self._connection.disconnect(nowait=True)
+        await self._drop_link()
         await self._redis.aclose()
 
     async def ping(self) -> bool:
@@ -86,9 +80,9 @@ class RedisClient:
         """The value of `key`; if there is none, whether we are the one who shall put it there: for `lead_ttl`, all
         others are told that somebody does. True also if Redis does not answer.
         """
-        taken = await self._send_soon(_NO_ANSWER, "SET", key, _LEAD, "NX", "GET", "PX", _milliseconds(lead_ttl))
+        taken = await self._send_soon(NO_ANSWER, "SET", key, _LEAD, "NX", "GET", "PX", _milliseconds(lead_ttl))
         # Refused, as by a Redis that is full, or by one older than 7.0.
-        value = cast("bytes | None", await self.get(key) if taken is _NO_ANSWER else taken)
+        value = cast("bytes | None", await self.get(key) if taken is NO_ANSWER else taken)
         return (None, False) if value == _LEAD else (value, value is None)
 
     def put_soon(self, key: str, value: bytes, *, ttl_s: int) -> None:
@@ -119,25 +113,25 @@ class RedisClient:
         """Delete `key` if it still holds `token`."""
         await self._run(_DELETE_IF, key, token)
 
-    async def _run(self, script: str, key: str, *arguments: _Word) -> None:
+    async def _run(self, script: str, key: str, *arguments: Word) -> None:
         await self._send_soon(None, "EVAL", script, 1, key, *arguments)
 
-    def _send_soon(self, default: Any, *command: _Word) -> asyncio.Future[Any]:
-        """The answer to `command`, which goes out before those that come later; `default` if there is none."""
+    def _send_soon(self, default: Any, *words: Word) -> asyncio.Future[Any]:
+        """The answer to a command, which goes out before those that come later; `default` if there is none."""
         answer = asyncio.get_running_loop().create_future()
         if self._probe is not None:
             answer.set_result(default)
             return answer
-        self._enqueue(_Waiting(command, default, answer))
+        self._enqueue(Command(words, default, answer))
         return answer
 
-    def _tell_soon(self, *command: _Word) -> None:
+    def _tell_soon(self, *words: Word) -> None:
         """The same, but nobody wants to know."""
         if self._probe is None:
-            self._enqueue(_Waiting(command))
+            self._enqueue(Command(words))
 
-    def _enqueue(self, waiting: "_Waiting") -> None:
-        self._waiting.append(waiting)
+    def _enqueue(self, command: Command) -> None:
+        self._waiting.append(command)
         if self._sending is None:
             # A context of its own, here and below: the task outlives the request that started it.
             self._sending = asyncio.create_task(self._send_all(), context=Context())
@@ -151,35 +145,31 @@ class RedisClient:
         finally:
             self._sending = None
 
-    async def _send(self, batch: "list[_Waiting]") -> None:
-        answers: list[Any] = []
+    async def _send(self, batch: list[Command]) -> None:
         try:
             async with asyncio.timeout(self._timeout_s):
-                answers = await self._exchange([waiting.command for waiting in batch])
-        except (RedisError, OSError) as error:  # TimeoutError is an OSError
+                if self._link is None or self._link.is_lost:
+                    self._link = await Link.connect(self._redis)
+                await self._link.exchange(batch)
+        except BaseException as error:
+            # Whatever happened, nobody waits for ever.
+            for command in batch + self._waiting:
+                command.answered(NO_ANSWER)
+            self._waiting = []
+            await self._drop_link()
+            if not isinstance(error, (RedisError, OSError)):  # TimeoutError is an OSError
+                raise
             _log.warning("redis_lost", error=type(error).__name__)
             self._probe = asyncio.create_task(self._probe_until_answered(), context=Context())
-            batch, self._waiting = batch + self._waiting, []
-        finally:
-            # Whatever happened, nobody waits for ever.
-            answers += [_NO_ANSWER] * (len(batch) - len(answers))
-            for waiting, answer in zip(batch, answers, strict=True):
-                if isinstance(answer, ResponseError):
-                    self._refused(answer)
-                waiting.answered(answer)
+        else:
+            if self._link.refusal is not None:
+                self._refused(self._link.refusal)
+                self._link.refusal = None
 
-    async def _exchange(self, commands: "list[tuple[_Word, ...]]") -> list[Any]:
-        """Send all, then read all: a pipeline, without what the driver's own does for clusters and metrics."""
-        connection = self._connection
-        # Its stub has a command of one word in mind.
-        packed = [pack_command(command) for command in commands]  # type: ignore[arg-type]
-        try:
-            await connection.send_packed_command(packed, check_health=False)
-            return [await _answer_on(connection) for _ in commands]
-        except BaseException:
-            # What is still under way on it belongs to nobody. The next to send connects anew.
-            await connection.disconnect(nowait=True)
-            raise
+    async def _drop_link(self) -> None:
+        if self._link is not None:
+            link, self._link = self._link, None
+            await link.close()
 
     def _refused(self, error: ResponseError) -> None:
         now = time.monotonic()
@@ -192,26 +182,6 @@ class RedisClient:
             await asyncio.sleep(_PROBE_INTERVAL_S)
         self._probe = None
         _log.info("redis_back")
-
-
-class _Waiting(msgspec.Struct, frozen=True, gc=False):
-    """A command on its way, and who waits for its answer, if anybody does."""
-
-    command: tuple[_Word, ...]
-    default: Any = None
-    answer: asyncio.Future[Any] | None = None
-
-    def answered(self, answer: Any) -> None:
-        if self.answer is not None and not self.answer.done():  # who waited may have given up
-            none = answer is _NO_ANSWER or isinstance(answer, ResponseError)
-            self.answer.set_result(self.default if none else answer)
-
-
-async def _answer_on(connection: AbstractConnection) -> Any:
-    try:
-        return await connection.read_response()
-    except ResponseError as refused:
-        return refused
 
 
 def _milliseconds(duration: timedelta) -> int:

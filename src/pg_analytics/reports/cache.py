@@ -27,6 +27,9 @@ _LEAD_TTL: Final = timedelta(seconds=5)
 _ENCODER: Final = msgspec.json.Encoder()
 _FROM_REDIS: Final = b'"source_system":"redis"'
 _FROM_MEMORY: Final = b'"source_system":"memory"'
+_FROM_POSTGRES: Final = b'"source_system":"postgres"'
+_HIT: Final = b'"cache_hit":true'
+_MISS: Final = b'"cache_hit":false'
 
 
 def version_key(slug: str) -> str:
@@ -54,6 +57,12 @@ def from_memory(body: bytes) -> bytes:
     """The body of a hit in Redis, as that of one in memory. Rows come before what says where they are from."""
     before, _, after = body.rpartition(_FROM_REDIS)
     return b"".join((before, _FROM_MEMORY, after))
+
+
+def from_postgres(body: bytes) -> bytes:
+    """The body of a hit in Redis, as that of the answer which it was made of."""
+    rows, hit, after = body.rpartition(_HIT + b"," + _FROM_REDIS)
+    return b"".join((rows, _MISS + b"," + _FROM_POSTGRES, after.replace(_HIT, _MISS))) if hit else body
 
 
 def took_ms(body: bytes) -> int:

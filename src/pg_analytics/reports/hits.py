@@ -41,12 +41,15 @@ _GZIP: Final = (b"content-encoding", b"gzip")
 _NO_BODY: Final[Message] = {"type": "http.response.body", "body": b""}
 
 
-@lru_cache(maxsize=1024)
 def caching_headers(tag: bytes | None, max_age_s: int | None, age_s: int) -> _Headers:
     """What caches on the way are told. `tag`, without its `W/`, is that of the answer; None: it is not to be kept."""
     if tag is None or max_age_s is None:
         return (_NO_STORE, _VARY)
     return ((b"etag", b"W/" + tag), _cache_control(max_age_s), _VARY, (b"age", b"%d" % age_s))
+
+
+#: Those of answers that are asked for again and again.
+_known_headers: Final = lru_cache(maxsize=1024)(caching_headers)
 
 
 @lru_cache(maxsize=256)
@@ -123,7 +126,7 @@ class Hits:
                 not_modified = not_modified or is_known(kept.tag, value)
             elif name in ANNOUNCING_BODY:
                 return None  # somebody has to take it in
-        headers = caching_headers(kept.tag, question.shape.cache_ttl_seconds, age_s)
+        headers = _known_headers(kept.tag, question.shape.cache_ttl_seconds, age_s)
         named = (b"x-request-id", request_id or new_request_id())
         if not_modified:
             return _not_modified([*headers, named])

@@ -9,7 +9,7 @@ A fresh answer goes past the caches both ways: it is of one moment, which no ver
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from contextvars import Context
 from datetime import UTC, date, datetime
@@ -24,7 +24,7 @@ from pg_analytics.http.params import Query
 from pg_analytics.postgres.pool import lost
 from pg_analytics.reports import parameters, store
 from pg_analytics.reports.batches import Batches
-from pg_analytics.reports.cache import ReportCache, entry_key, from_memory, identity_of, with_meta
+from pg_analytics.reports.cache import ReportCache, entry_key, from_memory, from_postgres, identity_of, with_meta
 from pg_analytics.reports.catalog import Catalog, Known
 from pg_analytics.reports.definition import ReportDefinition, builtin_definitions
 from pg_analytics.reports.memory import Kept, Memory, Told
@@ -70,13 +70,19 @@ class Answer(msgspec.Struct, frozen=True, gc=False):
 
 
 class _Computed(msgspec.Struct, frozen=True, gc=False):
-    """What a flight brought: the body of a hit and its version, and, if it comes from PostgreSQL, that of the answer
-    itself.
+    """What a flight brought: the body of a hit and its tag, and, if it comes from PostgreSQL, what was true of that
+    moment.
     """
 
-    version: int
+    tag: bytes
     hit: bytes
-    answer: bytes | None = None
+    momentary: Mapping[str, object] | None = None
+
+    def tell(self, momentary: Mapping[str, object]) -> bytes:
+        """The body of the answer. A hit is told with what is `momentary` now."""
+        if self.momentary is None:
+            return with_meta(self.hit, momentary)
+        return with_meta(from_postgres(self.hit), self.momentary)
 
 
 class ReportRunner:
@@ -208,33 +214,30 @@ class ReportRunner:
         key = entry_key(question.slug, version, question.identity)
         computed = await self._flights.join(key, lambda: self._fetch(question, version, key, ttl_s))
         stale = self._catalog.stale_days(question.definition.rollup)
-        body = computed.answer or with_meta(computed.hit, _momentary(question, stale))
-        return Answer(Told(body), question.tag(computed.version), ttl_s)
+        return Answer(Told(computed.tell(_momentary(question, stale))), computed.tag, ttl_s)
 
     async def _fetch(self, question: Question, version: int, key: str, ttl_s: int) -> _Computed:
         """From Redis, from whoever computes it already, or from PostgreSQL."""
         hit = await self._follow(key, ttl_s)
         if hit is not None:
-            self._remember(question, version, hit)
-            return _Computed(version, hit)
+            return _Computed(self._remember(question, version, hit), hit)
         try:
             data, meta, momentary, seen = await self._compute(question)
         except BaseException:
             self._cache.give_up(key)
             raise
-        # Lower only where a backup was restored under a running process.
-        version = max(version, seen)
-        hit = envelope.body(data | {"cache_hit": True, "source_system": "redis"}, meta | {"cache_hit": True})
-        self._remember(question, version, hit)
-        seen_key = entry_key(question.slug, version, question.identity)
-        if seen_key != key:
+        if seen > version:  # it is lower only where a backup was restored under a running process
             self._cache.give_up(key)
-        self._cache.put(seen_key, hit, ttl_s=ttl_s)
-        return _Computed(version, hit, _body_from_postgres(data, meta | momentary))
+            version, key = seen, entry_key(question.slug, seen, question.identity)
+        hit = envelope.body(data | {"cache_hit": True, "source_system": "redis"}, meta | {"cache_hit": True})
+        self._cache.put(key, hit, ttl_s=ttl_s)
+        return _Computed(self._remember(question, version, hit), hit, momentary)
 
-    def _remember(self, question: Question, version: int, hit: bytes) -> None:
+    def _remember(self, question: Question, version: int, hit: bytes) -> bytes:
+        """Keep an answer; its tag."""
         tag = question.tag(version)
         self._memory.put(question.slug, version, question.identity, hit, tag=tag, question=question)
+        return tag
 
     async def _follow(self, key: str, ttl_s: int) -> bytes | None:
         """The body under `key`, once another process has put it there; None: we are to do that."""
