@@ -228,15 +228,37 @@ async def test_many_misses_of_one_key_are_one_query_of_the_whole_fleet(
     assert len(answers) == 200
 
 
+async def test_short_questions_that_come_together_share_a_statement_and_each_gets_its_own_answer(
+    database: str, connection: "asyncpg.Connection[asyncpg.Record]", tmp_path: Path
+) -> None:
+    """Of six places, one would be taken by each question, if each had a statement of its own."""
+    environment = {"DATABASE_URL": database, "REDIS_URL": "redis://127.0.0.1:1", "REFRESH_INTERVAL": "0"}
+    with serving(environment, tmp_path) as service:
+        rows = succeeded(get(service, f"{PATH}&limit=1000"))["data"]["rows"]
+        assert len(rows) > 20
+        async with httpx.AsyncClient(base_url=service.url + BASE_PATH, timeout=60) as client:
+            async with connection.transaction():
+                await connection.execute("LOCK TABLE rollup_source_status_margin")
+                asked = [asyncio.create_task(client.get(f"{PATH}&limit=5&offset={number}")) for number in range(15)]
+                await until_somebody_waits(connection)
+                await asyncio.sleep(0.5)  # all have come
+                assert await connection.fetchval(WAITING) == 1
+            answers = [succeeded(answer) for answer in await asyncio.gather(*asked)]
+    for number, envelope in enumerate(answers):
+        assert envelope["data"]["rows"] == rows[number : number + 5]
+        assert envelope["meta"]["pagination"] == {"limit": 5, "offset": number, "total": len(rows)}
+
+
 async def test_more_misses_than_can_be_computed_are_refused_and_nobody_else_notices(
     service: Service, connection: "asyncpg.Connection[asyncpg.Record]"
 ) -> None:
     succeeded(get(service, PATH))
+    ranking = f"/reports/top-entities/run?{DAYS}"  # of which no two share a statement
     limits = httpx.Limits(max_connections=100)
     async with httpx.AsyncClient(base_url=service.url + BASE_PATH, limits=limits, timeout=60) as client:
         async with connection.transaction():
-            await connection.execute("LOCK TABLE rollup_source_status_margin")
-            asked = [asyncio.create_task(client.get(f"{PATH}&offset={1 + number}")) for number in range(60)]
+            await connection.execute("LOCK TABLE rollup_entity")
+            asked = [asyncio.create_task(client.get(f"{ranking}&offset={1 + number}")) for number in range(60)]
             refused, _ = await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
             for answer in refused:
                 failed(answer.result(), "service_unavailable")
@@ -253,7 +275,7 @@ async def test_more_misses_than_can_be_computed_are_refused_and_nobody_else_noti
         answers = await asyncio.gather(*asked)
     assert sorted({answer.status_code for answer in answers}) == [200, 503]
     assert [answer.status_code for answer in answers].count(200) == 1
-    succeeded(get(service, f"{PATH}&offset=100"))
+    succeeded(get(service, f"{ranking}&offset=100"))
 
 
 async def test_past_its_time_to_live_an_answer_of_the_current_version_is_served_and_lives_anew(

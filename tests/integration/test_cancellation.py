@@ -56,7 +56,7 @@ async def assert_never_missed(speak: Speak) -> None:
 
 
 async def test_no_cancellation_is_missed_while_redis_is_asked(redis: RedisClient) -> None:
-    await redis.put("test:cancelled", b"value", ttl_s=60)
+    redis.put_soon("test:cancelled", b"value", ttl_s=60)
     await assert_never_missed(lambda: redis.get("test:cancelled"))
 
 

@@ -27,7 +27,7 @@ import pytest
 from pg_analytics.events.flights import FLIGHT_COUNT, FlightsLoaded, load
 from pg_analytics.events.store import lock_loading
 from pg_analytics.reports.definition import builtin_definitions
-from pg_analytics.reports.store import report_call, run_report
+from pg_analytics.reports.store import report_call, run_reports
 from pg_analytics.snapshots.store import lock_days
 from pg_analytics.windows import DayRange, Window
 from tests.conftest import Servers, name_of, new_database
@@ -194,7 +194,7 @@ async def reported(
             offset=len(rows),
             filters=[narrowed.get(filter_.name) for filter_ in definition.filters],
         )
-        page = await run_report(connection, call)
+        [page] = await run_reports(connection, [call])
         rows += msgspec.json.decode(page.rows)
         if page.row_count == 0 or len(rows) == page.total:
             return rows

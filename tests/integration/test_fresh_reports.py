@@ -43,7 +43,8 @@ async def run(
         filters=[None] * len(definition.filters),
         max_fresh_days=max_fresh_days,
     )
-    return await store.run_report(connection, call)
+    [answer] = await store.run_reports(connection, [call])
+    return answer
 
 
 async def explain(

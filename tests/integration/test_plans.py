@@ -10,7 +10,7 @@ import pytest
 from pg_analytics.postgres.pool import Connection
 from pg_analytics.postgres.statements import statement
 from pg_analytics.reports.definition import builtin_definitions
-from pg_analytics.reports.statement import run_statement
+from pg_analytics.reports.statement import batch_statement, run_statement
 from pg_analytics.windows import DayRange
 from tests.events import add_source
 from tests.rebuilding import Connect, rebuild
@@ -50,28 +50,30 @@ async def test_a_report_touches_about_as_many_rows_as_its_answer_is_made_of(conn
     # A few pages are read whole sooner than through an index; what matters is which index there is to use.
     await connection.execute("SET enable_seqscan = off")
 
-    for plan_cache_mode in ("force_custom_plan", "force_generic_plan"):
+    for plan_cache_mode, together in (("force_custom_plan", 1), ("force_generic_plan", 1), ("force_generic_plan", 3)):
         await connection.execute(f"SET plan_cache_mode = {plan_cache_mode}")
         for (slug, breakdown, only), per_day in QUESTIONS.items():
-            plan = await run_plan(connection, slug, breakdown, only)
-            what = f"{slug}, {breakdown}, {only}, {plan_cache_mode}: {json.dumps(plan, indent=1)}"
+            if together > 1 and not builtin_definitions()[slug].batched:
+                continue
+            plan = await run_plan(connection, slug, breakdown, only, together=together)
+            what = f"{slug}, {breakdown}, {only}, {plan_cache_mode}, {together}: {json.dumps(plan, indent=1)}"
 
             read = {
                 node["Relation Name"]: rows_of(node)
                 for node in nodes(plan)
                 if "Relation Name" in node and touched(node)
             }
-            made_of = REPORTED.day_count * per_day
+            made_of = together * REPORTED.day_count * per_day
             # One index is made for each question, but for one status: the rows of a day's three lie side by side.
             most = made_of * (STATUSES if slug == "status-counts" and only else 1)
             rollup = {table: rows for table, rows in read.items() if table.startswith("rollup_")}
             assert made_of <= sum(rollup.values()) <= most, what
             others = {table: rows for table, rows in read.items() if not table.startswith("rollup_")}
             assert set(others) <= {"snapshot_buckets", "horizons", "event_sources", "report_definitions"}, what
-            assert others["report_definitions"] <= len(builtin_definitions()), what
-            assert others["snapshot_buckets"] == REPORTED.day_count, what
-            assert others["horizons"] <= 3, what
-            assert others.get("event_sources", 0) <= SOURCES, what
+            assert others["report_definitions"] <= together * len(builtin_definitions()), what
+            assert others["snapshot_buckets"] == together * REPORTED.day_count, what
+            assert others["horizons"] <= together * 3, what
+            assert others.get("event_sources", 0) <= together * SOURCES, what
 
 
 @pytest.mark.parametrize("plan_cache_mode", ["force_custom_plan", "force_generic_plan"])
@@ -236,17 +238,28 @@ def indexes(scan: dict[str, Any]) -> set[str]:
 
 
 async def run_plan(
-    connection: Connection, slug: str, breakdown: str | None, only: str | None, *, days: DayRange = REPORTED
+    connection: Connection,
+    slug: str,
+    breakdown: str | None,
+    only: str | None,
+    *,
+    days: DayRange = REPORTED,
+    together: int = 1,
 ) -> dict[str, Any]:
-    """What PostgreSQL does for a report of snapshots: the whole statement."""
+    """What PostgreSQL does for a report of snapshots, asked once or several times together: the whole statement."""
     definition = builtin_definitions()[slug]
+    types = definition.parameter_types
     filters = ["NULL" if only is None else f"'{only}'"] * len(definition.filters)
     values = [f"'{days.start}'", f"'{days.end}'", "'day'", "50", "0", *filters]
     if definition.reads_months:
         months = days.whole_months()
         values += [f"'{months.start}'", f"'{months.end}'"]
+    statement = run_statement(slug, breakdown, fresh=False)
+    if together > 1:
+        statement = batch_statement(slug, breakdown)
+        values = [f"array_fill({value}::{of}, ARRAY[{together}])" for value, of in zip(values, types, strict=True)]
     values += [f"'{definition.rollup}'", "1000000", f"'{slug}'"]
-    await connection.execute(f"PREPARE report AS {run_statement(slug, breakdown, fresh=False)}")
+    await connection.execute(f"PREPARE report AS {statement}")
     [row] = await connection.fetch(f"EXPLAIN (ANALYZE, TIMING OFF, FORMAT JSON) EXECUTE report ({', '.join(values)})")
     await connection.execute("DEALLOCATE report")
     plan: dict[str, Any] = json.loads(row[0])[0]["Plan"]

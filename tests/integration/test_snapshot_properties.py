@@ -4,6 +4,7 @@ import json
 from collections.abc import AsyncIterator
 
 import asyncpg
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -64,21 +65,37 @@ async def writer(database_url: str) -> AsyncIterator[Connection]:
     await connection.close()
 
 
-async def answer(connection: Connection, asked: Asked, *, fresh: bool = False) -> store.ReportRows:
-    """What the service's own statement answers."""
+def called(asked: Asked, *, fresh: bool = False) -> store.ReportCall:
+    """How the service asks."""
     definition = builtin_definitions()[asked.slug]
-    window = Window(asked.window)
-    call = store.report_call(
+    return store.report_call(
         definition,
         asked.breakdown,
         days=covered(asked),
-        window=window,
+        window=Window(asked.window),
         limit=asked.limit,
         offset=asked.offset,
         filters=[asked.only] * len(definition.filters),
         max_fresh_days=ALL_DAYS if fresh else None,
     )
-    return await store.run_report(connection, call)
+
+
+async def answer(connection: Connection, asked: Asked, *, fresh: bool = False) -> store.ReportRows:
+    """What the service's own statement answers."""
+    [found] = await store.run_reports(connection, [called(asked, fresh=fresh)])
+    return found
+
+
+async def answered_together(connection: Connection, asked: list[Asked]) -> list[tuple[Asked, store.ReportRows]]:
+    """What it answers to those that may be asked together: each of them twice, so that none is alone."""
+    found = []
+    for statement in {called(request).statement for request in asked}:
+        alike = [request for request in asked if called(request).statement == statement]
+        calls = [called(request) for request in alike]
+        if calls[0].batch_statement is not None:
+            answers = await store.run_reports(connection, calls + calls)
+            found += list(zip(alike + alike, answers, strict=True))
+    return found
 
 
 def covered(asked: Asked) -> DayRange:
@@ -125,6 +142,8 @@ async def test_every_report_equals_plain_sql_on_the_events(
 
     for request in asked:
         await assert_right(writer, request, await answer(connection, request))
+    for request, found in await answered_together(connection, asked):
+        await assert_right(writer, request, found)
 
 
 @PROPERTY
@@ -160,6 +179,9 @@ async def test_every_answer_tells_how_many_of_its_buckets_the_log_says_are_stale
         # A hit has no statement: it counts in what this process last saw.
         seen = StaleDays.of(listed[rollup], known_from=FIRST_DAY)
         assert seen.count_buckets(covered(request), Window(request.window)) == stale, request
+    for request, found in await answered_together(connection, asked):
+        alone = await answer(connection, request)
+        assert msgspec.structs.replace(found, took_s=alone.took_s) == alone, request
 
 
 @PROPERTY

@@ -8,7 +8,7 @@ import pytest
 
 from pg_analytics.reports import definition as definition_module
 from pg_analytics.reports.definition import ReportDefinition, builtin_definitions
-from pg_analytics.reports.statement import run_statement
+from pg_analytics.reports.statement import batch_statement, run_statement
 from pg_analytics.windows import Window
 
 DEFINITIONS = builtin_definitions()
@@ -114,6 +114,23 @@ def test_what_surrounds_a_statement_takes_three_parameters_after_its_own(
     used = {int(number) for number in re.findall(r"\$(\d+)", re.sub(r"--.*", "", sql))}
     assert used == set(range(1, 9 + len(report.filters) + 2 * report.reads_months))
     assert (f"rollup_{report.rollup} AS NOT MATERIALIZED" in sql) is fresh
+
+
+@statements
+def test_the_statement_for_several_questions_takes_an_array_for_each_parameter_of_the_report_itself(
+    report: ReportDefinition, breakdown: str | None
+) -> None:
+    sql = batch_statement(report.slug, breakdown)
+
+    assert sql.startswith(f"-- {report.slug}, one row per "), "pg_stat_activity shows the first lines"
+    code = re.sub(r"--.*", "", sql)
+    own = len(report.parameter_types)
+    assert own == 5 + len(report.filters) + 2 * report.reads_months
+    arrays = [f"${number}::{type_}[]" for number, type_ in enumerate(report.parameter_types, 1)]
+    assert f"unnest({', '.join(arrays)})" in code
+    # Each once, there; what all questions have in common stays as it is.
+    found = [int(number) for number in re.findall(r"\$(\d+)", code)]
+    assert sorted(found) == list(range(1, own + 4))
 
 
 @reports

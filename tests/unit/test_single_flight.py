@@ -62,13 +62,29 @@ async def test_everybody_gets_the_error_and_the_next_one_another_chance() -> Non
     assert await flights.join("key", works.fetch) == 1
 
 
-async def test_one_who_gives_up_takes_nobody_along() -> None:
+async def test_one_who_waits_and_gives_up_takes_nobody_along() -> None:
     source = _Source()
-    first, second = await _joined(SingleFlight(), source, 2)
+    first, second, third = await _joined(SingleFlight(), source, 3)
+
+    second.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await second
+    source.released.set()
+
+    assert [await first, await third] == [1, 1]
+    assert source.fetched == 1
+
+
+async def test_where_the_one_who_fetches_gives_up_the_next_one_fetches() -> None:
+    source = _Source()
+    first, *others = await _joined(SingleFlight(), source, 4)
 
     first.cancel()
     with pytest.raises(asyncio.CancelledError):
         await first
+    while source.fetched < 2:  # noqa: ASYNC110 - one of the others begins when the loop comes to it
+        await asyncio.sleep(0)
     source.released.set()
 
-    assert await second == 1
+    assert await asyncio.gather(*others) == [2] * 3
+    assert source.fetched == 2

@@ -7,9 +7,10 @@ for them: who is sent away at once asks again at once, and to send the same clie
 time of those who are let in.
 
 Short questions of one kind are answered together: to send a statement, to begin it and to be woken by its answer costs
-more than the few rows that each of them reads. Nobody waits for company. A batch begins at once while fewer than two of
-its kind are under way; whoever comes meanwhile goes with the next. So a question that comes alone is answered alone,
-and the more of them come, the more share a statement. Databases write their logs in this way, and call it group commit.
+more than the few rows that each of them reads. Nobody waits for company: a batch begins at once while none of its kind
+is under way. Whoever comes meanwhile goes with the next one, which begins when that one has ended, or is full. So a
+question that comes alone is answered alone, and the more of them come, the more share a statement. Databases write
+their logs in this way, and call it group commit.
 """
 
 import asyncio
@@ -17,7 +18,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextvars import Context
 from dataclasses import dataclass, field
-from typing import Final, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import msgspec
 
@@ -25,10 +26,6 @@ from pg_analytics.errors import unavailable
 
 Q = TypeVar("Q")
 A = TypeVar("A")
-
-#: How many batches of a kind begin at once: while the answers of one are handed out, PostgreSQL has another. A third
-#: begins when it is full.
-_AT_ONCE: Final = 2
 
 
 class Batches(Generic[Q, A]):
@@ -63,7 +60,7 @@ class Batches(Generic[Q, A]):
         self._waiting += 1
         if self._waiting > self._queue:
             self._begin()
-            if asked.batch is None:
+            if asked.batch is None and self._waiting > self._queue:
                 self._leave_queue(kind, asked)
                 await asyncio.sleep(self._patience_s)
                 raise _overloaded()
@@ -82,33 +79,35 @@ class Batches(Generic[Q, A]):
             raise
 
     def _begin(self) -> None:
-        """Begin whatever may begin, in the order of who has waited for longest."""
+        """Begin whatever may begin, whoever has waited for longest first."""
         self._beginning = None
-        for kind in sorted(self._kinds.values(), key=_Kind.waits_since):
-            while self._free and kind.may_begin:
-                members = kind.take()
-                self._waiting -= len(members)
-                self._free -= 1
-                batch = _Batch(len(members))
-                for asked in members:
-                    asked.batch = batch
-                # A context of its own: it is nobody's alone.
-                batch.task = asyncio.create_task(self._perform(kind, members), name="report-batch", context=Context())
+        while self._free:
+            ready = [kind for kind in self._kinds.values() if kind.may_begin]
+            if not ready:
+                return
+            kind = min(ready, key=_Kind.waits_since)
+            members = kind.take()
+            self._waiting -= len(members)
+            self._free -= 1
+            batch = _Batch(len(members))
+            for asked in members:
+                asked.batch = batch
+            # A context of its own: it is nobody's alone.
+            batch.task = asyncio.create_task(self._perform(kind, members), name="report-batch", context=Context())
 
     async def _perform(self, kind: "_Kind[Q, A]", members: "list[_Asked[Q, A]]") -> None:
         try:
             answers = await self._answer([asked.question for asked in members])
+            for asked, answer in zip(members, answers, strict=True):
+                asked.succeed(answer)
         except BaseException as error:
             for asked in members:
                 asked.fail(error)
             if not isinstance(error, Exception):
                 raise
-        else:
-            for asked, answer in zip(members, answers, strict=True):
-                asked.succeed(answer)
         finally:
             self._free += 1
-            kind.under_way -= 1
+            kind.under_way -= not members[0].is_long
             self._begin()
 
     def _send_away(self) -> None:
@@ -150,6 +149,11 @@ class _Asked(msgspec.Struct, Generic[Q, A], eq=False):
     since: float
     batch: _Batch | None = None
 
+    @property
+    def is_long(self) -> bool:
+        """Whether it fills a batch by itself. Short ones do not wait until it is answered."""
+        return self.share >= 1
+
     def succeed(self, answer: A) -> None:
         if not self.answer.done():
             self.answer.set_result(answer)
@@ -165,7 +169,7 @@ class _Asked(msgspec.Struct, Generic[Q, A], eq=False):
 
 @dataclass(slots=True, eq=False)
 class _Kind(Generic[Q, A]):
-    """The questions of one kind that wait, first come first, and how many batches of it are under way."""
+    """The questions of one kind that wait, first come first, and how many batches of short ones are under way."""
 
     queue: deque[_Asked[Q, A]] = field(default_factory=deque)
     share: float = 0.0
@@ -173,10 +177,10 @@ class _Kind(Generic[Q, A]):
 
     @property
     def may_begin(self) -> bool:
-        return bool(self.queue) and (self.under_way < _AT_ONCE or self.share >= 1)
+        return bool(self.queue) and (not self.under_way or self.share >= 1)
 
     def waits_since(self) -> float:
-        return self.queue[0].since if self.queue else 0.0
+        return self.queue[0].since
 
     def add(self, asked: _Asked[Q, A]) -> None:
         self.queue.append(asked)
@@ -195,7 +199,7 @@ class _Kind(Generic[Q, A]):
             self.share -= asked.share
             room -= asked.share
             members.append(asked)
-        self.under_way += 1
+        self.under_way += not members[0].is_long
         return members
 
 
