@@ -31,7 +31,7 @@ _BATCH: Final = 128
 _TELL_EVERY_S: Final = 10.0
 
 #: What stands under a key that somebody is to put a value under.
-_LEAD: Final = b""
+_LEAD: Final = b"in the making"
 
 _RAISE_TO: Final = """
 local known = tonumber(redis.call('GET', KEYS[1]) or '0')

@@ -16,7 +16,7 @@ their logs in this way, and call it group commit.
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from contextvars import Context
+from contextvars import Context, copy_context
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -55,7 +55,7 @@ class Batches(Generic[Q, A]):
         if kind is None:
             kind = self._kinds[name] = _Kind()
         loop = asyncio.get_running_loop()
-        asked: _Asked[Q, A] = _Asked(question, share, loop.create_future(), loop.time())
+        asked: _Asked[Q, A] = _Asked(question, share, loop.create_future(), loop.time(), copy_context())
         kind.add(asked)
         self._waiting += 1
         if self._waiting > self._queue:
@@ -92,8 +92,8 @@ class Batches(Generic[Q, A]):
             batch = _Batch(len(members))
             for asked in members:
                 asked.batch = batch
-            # A context of its own: it is nobody's alone.
-            batch.task = asyncio.create_task(self._perform(kind, members), name="report-batch", context=Context())
+            # What it has to say, it says in the name of the first.
+            batch.task = asyncio.create_task(self._perform(kind, members), context=members[0].context)
 
     async def _perform(self, kind: "_Kind[Q, A]", members: "list[_Asked[Q, A]]") -> None:
         try:
@@ -147,6 +147,7 @@ class _Asked(msgspec.Struct, Generic[Q, A], eq=False):
     share: float
     answer: asyncio.Future[A]
     since: float
+    context: Context
     batch: _Batch | None = None
 
     @property
