@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from pg_analytics.errors import ErrorCode, ServiceError
+from pg_analytics.reports import batches
 from pg_analytics.reports.batches import Batches
 
 pytestmark = pytest.mark.anyio
@@ -99,6 +100,35 @@ async def test_what_fills_a_batch_goes_alone_and_holds_up_no_short_ones() -> Non
     assert answerer.began == [[1], [2], [3, 4]]
     answerer.release.set()
     await asyncio.gather(*tasks)
+
+
+async def test_what_took_long_goes_by_itself_and_side_by_side_until_it_is_quick_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    answerer = _Answerer(places=3)
+    answerer.release.set()
+    monkeypatch.setattr(batches, "_BATCH_S", 0.0)  # however quick, that is long
+    await answerer.ask(0)
+    answerer.release.clear()
+
+    tasks = [answerer.ask(number) for number in (1, 2, 3)]
+    await _settled()
+    assert answerer.began[1:] == [[1], [2], [3]]
+
+    monkeypatch.setattr(batches, "_BATCH_S", LONG_S)
+    answerer.release.set()
+    await asyncio.gather(*tasks)
+    assert await asyncio.gather(*(answerer.ask(number) for number in (4, 5, 6))) == [40, 50, 60]
+    assert answerer.began[4:] == [[4, 5, 6]]
+
+
+@pytest.mark.parametrize(
+    "share,took_s,room", [(1.0, 0.2, 0.25), (0.5, 0.2, 0.125), (0.25, 0.0125, 1.0), (1.0, 1e-6, 1.0)]
+)
+async def test_a_batch_is_as_long_as_what_the_last_one_would_have_managed_in_50_ms(
+    share: float, took_s: float, room: float
+) -> None:
+    assert batches.room_after(share, took_s=took_s) == pytest.approx(room)
 
 
 async def test_questions_of_different_kinds_are_not_answered_together() -> None:
@@ -206,11 +236,13 @@ async def test_one_who_gives_up_takes_nobody_along_and_the_last_one_ends_the_bat
     assert second.cancelled()
 
 
-async def test_places_and_queue_are_given_back_by_those_who_fail_or_give_up() -> None:
-    answerer = _Answerer(places=1, queue=1)
-    for _ in range(3):
+@pytest.mark.parametrize("queue", [1, 50])
+async def test_places_and_queue_are_given_back_by_those_who_give_up_however_far_they_have_come(queue: int) -> None:
+    answerer = _Answerer(places=1, queue=queue)
+    for steps in range(10):
         inside, waiting = answerer.ask(1, share=ALONE), answerer.ask(2, share=ALONE)
-        await _settled()
+        for _ in range(steps):
+            await asyncio.sleep(0)
         for task in (waiting, inside):
             task.cancel()
         await asyncio.gather(inside, waiting, return_exceptions=True)

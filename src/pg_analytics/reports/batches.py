@@ -10,15 +10,18 @@ Short questions of one kind are answered together: to send a statement, to begin
 more than the few rows that each of them reads. Nobody waits for company: a batch begins at once while none of its kind
 is under way. Whoever comes meanwhile goes with the next one, which begins when that one has ended, or is full. So a
 question that comes alone is answered alone, and the more of them come, the more share a statement. Databases write
-their logs in this way, and call it group commit.
+their logs in this way, and call it group commit. Where the last batch of a kind took long, the next one is as much
+shorter: what is not short goes by itself, and side by side.
 """
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextvars import Context, copy_context
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from functools import partial
+from typing import Final, Generic, TypeVar
 
 import msgspec
 
@@ -26,6 +29,9 @@ from pg_analytics.errors import unavailable
 
 Q = TypeVar("Q")
 A = TypeVar("A")
+
+#: How long a batch may take; one that takes less could be longer for all we know.
+_BATCH_S: Final = 0.05
 
 
 class Batches(Generic[Q, A]):
@@ -86,16 +92,19 @@ class Batches(Generic[Q, A]):
             if not ready:
                 return
             kind = min(ready, key=_Kind.waits_since)
-            members = kind.take()
+            members, is_counted = kind.take()
             self._waiting -= len(members)
             self._free -= 1
             batch = _Batch(len(members))
             for asked in members:
                 asked.batch = batch
             # What it has to say, it says in the name of the first.
-            batch.task = asyncio.create_task(self._perform(kind, members), context=members[0].context)
+            batch.task = asyncio.create_task(self._perform(members), context=members[0].context)
+            ended = partial(self._end, kind, members, is_counted=is_counted, started=time.perf_counter())
+            # Not in the task: one that is cancelled before its first step does nothing at all.
+            batch.task.add_done_callback(ended)
 
-    async def _perform(self, kind: "_Kind[Q, A]", members: "list[_Asked[Q, A]]") -> None:
+    async def _perform(self, members: "list[_Asked[Q, A]]") -> None:
         try:
             answers = await self._answer([asked.question for asked in members])
             for asked, answer in zip(members, answers, strict=True):
@@ -105,10 +114,20 @@ class Batches(Generic[Q, A]):
                 asked.fail(error)
             if not isinstance(error, Exception):
                 raise
-        finally:
-            self._free += 1
-            kind.under_way -= not members[0].is_long
-            self._begin()
+
+    def _end(
+        self,
+        kind: "_Kind[Q, A]",
+        members: "list[_Asked[Q, A]]",
+        _task: asyncio.Task[None],
+        *,
+        is_counted: bool,
+        started: float,
+    ) -> None:
+        self._free += 1
+        kind.under_way -= is_counted
+        kind.room = room_after(sum(asked.share for asked in members), took_s=time.perf_counter() - started)
+        self._begin()
 
     def _send_away(self) -> None:
         """Tell those who have waited for too long, and look again when the next has."""
@@ -150,11 +169,6 @@ class _Asked(msgspec.Struct, Generic[Q, A], eq=False):
     context: Context
     batch: _Batch | None = None
 
-    @property
-    def is_long(self) -> bool:
-        """Whether it fills a batch by itself. Short ones do not wait until it is answered."""
-        return self.share >= 1
-
     def succeed(self, answer: A) -> None:
         if not self.answer.done():
             self.answer.set_result(answer)
@@ -170,15 +184,18 @@ class _Asked(msgspec.Struct, Generic[Q, A], eq=False):
 
 @dataclass(slots=True, eq=False)
 class _Kind(Generic[Q, A]):
-    """The questions of one kind that wait, first come first, and how many batches of short ones are under way."""
+    """The questions of one kind that wait, first come first; how many of its batches are under way, but for questions
+    that filled one by themselves; and how much fits into the next.
+    """
 
     queue: deque[_Asked[Q, A]] = field(default_factory=deque)
     share: float = 0.0
     under_way: int = 0
+    room: float = 1.0
 
     @property
     def may_begin(self) -> bool:
-        return bool(self.queue) and (not self.under_way or self.share >= 1)
+        return bool(self.queue) and (not self.under_way or self.share >= self.room)
 
     def waits_since(self) -> float:
         return self.queue[0].since
@@ -191,17 +208,23 @@ class _Kind(Generic[Q, A]):
         self.queue.remove(asked)
         self.share -= asked.share
 
-    def take(self) -> list[_Asked[Q, A]]:
-        """The questions of the next batch, which is under way from now on."""
+    def take(self) -> tuple[list[_Asked[Q, A]], bool]:
+        """The questions of the next batch, which is under way from now on, and whether it is counted."""
         members: list[_Asked[Q, A]] = []
-        room = 1.0
+        room = self.room
         while self.queue and (not members or self.queue[0].share <= room):
             asked = self.queue.popleft()
             self.share -= asked.share
             room -= asked.share
             members.append(asked)
-        self.under_way += not members[0].is_long
-        return members
+        is_counted = len(members) > 1 or members[0].share < self.room
+        self.under_way += is_counted
+        return members, is_counted
+
+
+def room_after(share: float, *, took_s: float) -> float:
+    """How much fits into a batch, after one of `share` took so long."""
+    return min(1.0, share * _BATCH_S / took_s)
 
 
 def _overloaded() -> Exception:
