@@ -3,6 +3,7 @@
 The Redis is this module's own, and is really stopped and killed; what only the network does is done by a proxy.
 """
 
+import asyncio
 from collections.abc import Callable, Iterator
 from datetime import date, timedelta
 from pathlib import Path
@@ -114,6 +115,25 @@ async def test_everything_goes_on_while_redis(
     until(lambda: service.http.get(REPORT).json()["meta"]["cache_hit"])
     assert count_of(service) == 30
     assert service.http.get("/health").status_code == 200
+
+
+async def test_a_redis_that_answers_but_too_late_to_be_of_use_is_not_back(
+    service: Service, connection: Connection, proxy: Proxy
+) -> None:
+    """To connect may take longer than a batch may, but what comes then may not."""
+    await insert(connection, DAY, 10)
+    service.recompute("volume-by-period", "day", DAY, DAY)
+    proxy.cut()  # it has connected again before
+    until(lambda: source_of(service, REPORT) == "redis")
+    proxy.delay(0.075)  # each way
+    for number in range(25):
+        assert source_of(service, f"{REPORT}&limit={60 + number}") == "postgres"
+        await asyncio.sleep(0.1)
+
+    assert '"event":"redis_lost"' in service.log()
+    assert '"event":"redis_back"' not in service.log()
+    proxy.restore()
+    until(lambda: source_of(service, REPORT) == "redis")
 
 
 async def test_a_redis_that_is_full_still_serves_what_it_holds(

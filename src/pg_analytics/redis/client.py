@@ -148,23 +148,33 @@ class RedisClient:
     async def _send(self, batch: list[Command]) -> None:
         try:
             async with asyncio.timeout(self._timeout_s):
-                if self._link is None or self._link.is_lost:
-                    self._link = await Link.connect(self._redis)
-                await self._link.exchange(batch)
-        except BaseException as error:
-            # Whatever happened, nobody waits for ever.
-            for command in batch + self._waiting:
-                command.answered(NO_ANSWER)
-            self._waiting = []
-            await self._drop_link()
-            if not isinstance(error, (RedisError, OSError)):  # TimeoutError is an OSError
-                raise
+                link = await self._connected()
+                await link.exchange(batch)
+        except (RedisError, OSError) as error:  # TimeoutError is an OSError
             _log.warning("redis_lost", error=type(error).__name__)
             self._probe = asyncio.create_task(self._probe_until_answered(), context=Context())
+            await self._give_up(batch)
+        except BaseException:
+            await self._give_up(batch)
+            raise
         else:
-            if self._link.refusal is not None:
-                self._refused(self._link.refusal)
-                self._link.refusal = None
+            if link.refusal is not None:
+                self._refused(link.refusal)
+                link.refusal = None
+
+    async def _give_up(self, batch: list[Command]) -> None:
+        """Whatever has happened, nobody waits for ever. What is under way on the connection belongs to nobody."""
+        for command in batch + self._waiting:
+            command.answered(NO_ANSWER)
+        self._waiting = []
+        await self._drop_link()
+
+    async def _connected(self) -> Link:
+        if self._link is not None and self._link.is_lost:
+            await self._drop_link()
+        if self._link is None:
+            self._link = await Link.connect(self._redis)
+        return self._link
 
     async def _drop_link(self) -> None:
         if self._link is not None:
@@ -177,8 +187,22 @@ class RedisClient:
             self._told_at = now
             _log.warning("redis_refuses", error=str(error).partition(" ")[0])
 
+    async def _is_quick(self) -> bool:
+        """Whether Redis answers as soon as a batch needs it to, on a connection that is there for the next one. To
+        connect may take as long again.
+        """
+        try:
+            async with asyncio.timeout(self._timeout_s * 2):
+                link = await self._connected()
+                async with asyncio.timeout(self._timeout_s):
+                    await link.exchange([Command(("PING",))])
+        except (RedisError, OSError):
+            await self._drop_link()
+            return False
+        return True
+
     async def _probe_until_answered(self) -> None:
-        while not await self.ping():  # noqa: ASYNC110 - nothing in this process could set an event
+        while not await self._is_quick():  # noqa: ASYNC110 - nothing in this process could set an event
             await asyncio.sleep(_PROBE_INTERVAL_S)
         self._probe = None
         _log.info("redis_back")

@@ -85,17 +85,23 @@ class Link(asyncio.Protocol):
         """Answers have come in."""
         self._reader.feed(data)
         try:
-            while self._due and (answer := self._reader.gets()) is not _INCOMPLETE:
-                if isinstance(answer, hiredis.PushNotification):
-                    continue
-                if isinstance(answer, ResponseError):
-                    self.refusal, answer = answer, NO_ANSWER
-                self._due.popleft().answered(answer)
-        except hiredis.ProtocolError as error:
+            while (answer := self._reader.gets()) is not _INCOMPLETE:
+                if not isinstance(answer, hiredis.PushNotification):
+                    self._answer_next(answer)
+        except (hiredis.ProtocolError, ConnectionError) as error:
+            # Whatever comes now may belong to somebody else.
+            self._transport.abort()
             self._end(ConnectionError(str(error)))
         else:
             if not self._due:
                 self._end(None)
+
+    def _answer_next(self, answer: Any) -> None:
+        if not self._due:
+            raise ConnectionError("an answer that nobody has asked for")
+        if isinstance(answer, ResponseError):
+            self.refusal, answer = answer, NO_ANSWER
+        self._due.popleft().answered(answer)
 
     def connection_lost(self, error: Exception | None) -> None:
         """There will be no more answers."""
