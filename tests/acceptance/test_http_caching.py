@@ -61,6 +61,8 @@ def is_hit(envelope: Any) -> bool:
 
 
 def entries(redis: Redis) -> list[bytes]:
+    """The keys of answers, once none is in the making: whoever computed one does not wait until Redis has it."""
+    until(lambda: b"in the making" not in {redis.get(key) for key in redis.scan_iter("report:*:v[0-9]*:*")})
     return sorted(redis.scan_iter("report:*:v[0-9]*:*"))
 
 

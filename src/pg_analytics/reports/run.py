@@ -226,11 +226,13 @@ class ReportRunner:
         except BaseException:
             self._cache.give_up(key)
             raise
-        if seen > version:  # it is lower only where a backup was restored under a running process
-            self._cache.give_up(key)
-            version, key = seen, entry_key(question.slug, seen, question.identity)
         hit = envelope.body(data | {"cache_hit": True, "source_system": "redis"}, meta | {"cache_hit": True})
-        self._cache.put(key, hit, ttl_s=ttl_s)
+        if seen > version:  # it is lower only where a backup was restored under a running process
+            version = seen
+            self._cache.put(entry_key(question.slug, version, question.identity), hit, ttl_s=ttl_s)
+            self._cache.give_up(key)
+        else:
+            self._cache.put(key, hit, ttl_s=ttl_s)
         return _Computed(self._remember(question, version, hit), hit, momentary)
 
     def _remember(self, question: Question, version: int, hit: bytes) -> bytes:
