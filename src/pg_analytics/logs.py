@@ -4,7 +4,6 @@ Whoever serves a request or performs a run binds `request_id` or `run_id`; every
 """
 
 import asyncio
-import atexit
 import logging
 import os
 import sys
@@ -34,7 +33,6 @@ def configure(*, format_: str, level: str, env: str, with_pid: bool = False) -> 
     # A line costs as much as a cached answer: bytes save some of it.
     written = rendering if as_text else [*rendering[:-1], structlog.processors.JSONRenderer(_encoded)]
     lines = _Lines(sys.stderr.buffer)
-    atexit.register(lines.write_out)
     structlog.configure(
         processors=[*shared, *written],
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),

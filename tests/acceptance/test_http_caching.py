@@ -11,7 +11,7 @@ from redis import Redis
 
 from tests.acceptance.conftest import copy_of, until_somebody_waits
 from tests.acceptance.dataset import FIRST, between
-from tests.acceptance.envelopes import refused, succeeded
+from tests.acceptance.envelopes import failed, refused, succeeded
 from tests.acceptance.wire import get
 from tests.events import insert
 from tests.running import Service, serving
@@ -151,6 +151,25 @@ async def test_a_hit_does_not_touch_postgresql(service: Service, database: str) 
             assert is_hit(run(service, DAYS))
             assert not waiting.done()
         assert not is_hit(waiting.result())
+    await connection.close()
+
+
+async def test_who_cannot_compute_an_answer_leaves_it_to_the_next(
+    service: Service, redis: Redis, database: str
+) -> None:
+    ranking = f"/reports/top-entities/run?{DAYS}"
+    connection = await asyncpg.connect(database)
+    with ThreadPoolExecutor(1) as background:
+        async with connection.transaction():
+            await connection.execute("LOCK TABLE rollup_entity")
+            waiting = background.submit(get, service, ranking)  # in the one place that there is
+            await until_somebody_waits(connection)
+            [first] = redis.scan_iter("report:*:v[0-9]*:*")
+
+            failed(get(service, f"{ranking}&offset=1"), "service_unavailable")
+            until(lambda: list(redis.scan_iter("report:*:v[0-9]*:*")) == [first])
+            assert not waiting.done()
+        succeeded(waiting.result())
     await connection.close()
 
 

@@ -1,6 +1,7 @@
 """Who may ask PostgreSQL for a report, together with whom, who waits, and who is sent away."""
 
 import asyncio
+from contextvars import ContextVar
 
 import pytest
 
@@ -207,6 +208,25 @@ async def test_everybody_of_a_batch_gets_its_error_and_the_next_one_another_chan
 
     answerer.error = None
     assert await answerer.ask(1) == 10
+
+
+async def test_a_batch_speaks_in_the_name_of_its_first_question() -> None:
+    name: ContextVar[int] = ContextVar("name")
+    spoke: list[int] = []
+
+    async def speak(questions: list[int]) -> list[int]:
+        spoke.append(name.get())
+        await asyncio.sleep(0)
+        return questions
+
+    batches = Batches(speak, places=1, queue=9, patience_s=LONG_S)
+
+    async def ask(number: int) -> None:
+        name.set(number)
+        await batches.ask("kind", number, share=ALONE)
+
+    await asyncio.gather(*(ask(number) for number in range(3)))
+    assert spoke == [0, 1, 2]
 
 
 async def test_fewer_answers_than_questions_are_an_error() -> None:

@@ -95,6 +95,7 @@ reader, writer = os.pipe()
 os.close(reader)
 kept = os.dup(2)
 os.dup2(writer, 2)
+log.info("lost without a loop")
 
 async def main():
     log.info("lost")
