@@ -140,7 +140,7 @@ def test_a_choice_is_one_of_its_words_and_case_matters_only_where_it_says_so(tex
         assert Query(raw).value(WINDOW) == text.lower()
     else:
         assert refused_name(raw, WINDOW) == "window"
-    if text in STATUS.choices:  # Hypothesis tries words that it finds in the source
+    if text in {"success", "failed"}:  # Hypothesis tries words that it finds in the source
         assert Query(raw).value(STATUS) == text
     else:
         assert refused_name(raw, STATUS) == "status"
