@@ -132,6 +132,22 @@ async def test_a_batch_is_as_long_as_what_the_last_one_would_have_managed_in_50_
     assert batches.room_after(share, took_s=took_s) == pytest.approx(room)
 
 
+async def test_a_batch_that_hangs_holds_up_the_others_for_a_moment_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    answerer = _Answerer(places=2)
+    monkeypatch.setattr(batches, "_BATCH_S", 0.0)
+    tasks = [answerer.ask(1)]
+    await _settled()
+    monkeypatch.setattr(batches, "_BATCH_S", LONG_S)
+    tasks.append(answerer.ask(2))
+    while len(answerer.began) < 2:  # noqa: ASYNC110 - until the timer has run out
+        await asyncio.sleep(0)
+
+    assert answerer.began == [[1], [2]]
+    answerer.release.set()
+    assert await asyncio.gather(*tasks) == [10, 20]
+    assert await asyncio.gather(*(answerer.ask(number) for number in (3, 4))) == [30, 40], "and all is as before"
+
+
 async def test_questions_of_different_kinds_are_not_answered_together() -> None:
     answerer = _Answerer()
     tasks = [answerer.ask(1, kind="one"), answerer.ask(2, kind="other")]

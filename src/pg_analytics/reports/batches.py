@@ -8,10 +8,10 @@ time of those who are let in.
 
 Short questions of one kind are answered together: to send a statement, to begin it and to be woken by its answer costs
 more than the few rows that each of them reads. Nobody waits for company: a batch begins at once while none of its kind
-is under way. Whoever comes meanwhile goes with the next one, which begins when that one has ended, or is full. So a
-question that comes alone is answered alone, and the more of them come, the more share a statement. Databases write
-their logs in this way, and call it group commit. Where the last batch of a kind took long, the next one is as much
-shorter: what is not short goes by itself, and side by side.
+is under way. Whoever comes meanwhile goes with the next one, which begins when that one has ended or takes long, or
+when it is full itself. So a question that comes alone is answered alone, and the more of them come, the more share a
+statement. Databases write their logs in this way, and call it group commit. Where the last batch of a kind took long,
+the next one is as much shorter: what is not short goes by itself, and side by side.
 """
 
 import asyncio
@@ -95,12 +95,14 @@ class Batches(Generic[Q, A]):
             members, is_counted = kind.take()
             self._waiting -= len(members)
             self._free -= 1
-            batch = _Batch(len(members))
+            batch = _Batch(len(members), is_counted)
             for asked in members:
                 asked.batch = batch
             # What it has to say, it says in the name of the first.
             batch.task = asyncio.create_task(self._perform(members), context=members[0].context)
-            ended = partial(self._end, kind, members, is_counted=is_counted, started=time.perf_counter())
+            # One that hangs, as on a connection that leads nowhere, holds up the others for a moment only.
+            overdue = asyncio.get_running_loop().call_later(_BATCH_S, self._let_go, kind, batch)
+            ended = partial(self._end, kind, members, batch, overdue, started=time.perf_counter())
             # Not in the task: one that is cancelled before its first step does nothing at all.
             batch.task.add_done_callback(ended)
 
@@ -119,14 +121,21 @@ class Batches(Generic[Q, A]):
         self,
         kind: "_Kind[Q, A]",
         members: "list[_Asked[Q, A]]",
+        batch: "_Batch",
+        overdue: asyncio.TimerHandle,
         _task: asyncio.Task[None],
         *,
-        is_counted: bool,
         started: float,
     ) -> None:
+        overdue.cancel()
         self._free += 1
-        kind.under_way -= is_counted
         kind.room = room_after(sum(asked.share for asked in members), took_s=time.perf_counter() - started)
+        self._let_go(kind, batch)
+
+    def _let_go(self, kind: "_Kind[Q, A]", batch: "_Batch") -> None:
+        """Nobody waits for `batch` to end any more."""
+        kind.under_way -= batch.is_counted
+        batch.is_counted = False
         self._begin()
 
     def _send_away(self) -> None:
@@ -147,9 +156,12 @@ class Batches(Generic[Q, A]):
 
 
 class _Batch(msgspec.Struct, eq=False):
-    """Questions that are answered together: how many still want to know, and who answers them."""
+    """Questions that are answered together: how many still want to know, whether the next ones of their kind wait until
+    it has ended, and who answers them.
+    """
 
     waiting: int
+    is_counted: bool
     task: asyncio.Task[None] | None = None
 
     def leave(self) -> None:
