@@ -78,17 +78,62 @@ async def test_who_comes_while_a_batch_is_under_way_goes_with_the_next_one() -> 
     assert answerer.began == [[1], [2, 3]]
 
 
-async def test_a_full_batch_begins_though_another_one_is_under_way() -> None:
+async def test_while_batches_are_quick_a_full_one_waits_for_the_one_before_it() -> None:
     answerer = _Answerer()
     tasks = [answerer.ask(0)]
     await _settled()
     tasks += [answerer.ask(number) for number in range(1, 6)]
     await _settled()
+    assert answerer.began == [[0]]
 
-    assert answerer.began == [[0], [1, 2, 3, 4]]
     answerer.release.set()
     await asyncio.gather(*tasks)
-    assert answerer.began[2:] == [[5]]
+    assert answerer.began == [[0], [1, 2, 3, 4], [5]]
+
+
+async def test_where_batches_are_not_quick_a_full_one_begins_though_another_one_is_under_way(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    answerer = _Answerer()
+    answerer.release.set()
+    monkeypatch.setattr(batches, "_QUICK_S", 0.0)  # however quick, that is not
+    await answerer.ask(0)
+    answerer.release.clear()
+
+    tasks = [answerer.ask(1)]
+    await _settled()
+    tasks += [answerer.ask(number) for number in range(2, 7)]
+    await _settled()
+    assert answerer.began[1:] == [[1], [2, 3, 4, 5]]
+
+    monkeypatch.setattr(batches, "_QUICK_S", LONG_S)
+    answerer.release.set()
+    await asyncio.gather(*tasks)
+    answerer.release.clear()
+    tasks = [answerer.ask(7)]
+    await _settled()
+    tasks += [answerer.ask(number) for number in range(8, 12)]
+    await _settled()
+    assert answerer.began[3:] == [[6], [7]], "quick again"
+    answerer.release.set()
+    await asyncio.gather(*tasks)
+
+
+async def test_the_next_batch_begins_before_anybody_deals_with_the_answers_of_the_last() -> None:
+    answerer = _Answerer(places=1)
+    began_by_then: list[int] = []
+
+    async def ask(number: int) -> None:
+        await answerer.batches.ask("kind", number, share=ALONE)
+        began_by_then.append(len(answerer.began))
+
+    tasks = [asyncio.create_task(ask(number)) for number in (1, 2)]
+    await _settled()
+    assert answerer.began == [[1]]
+
+    answerer.release.set()
+    await asyncio.gather(*tasks)
+    assert began_by_then == [2, 2]
 
 
 async def test_what_fills_a_batch_goes_alone_and_holds_up_no_short_ones() -> None:

@@ -8,10 +8,14 @@ time of those who are let in.
 
 Short questions of one kind are answered together: to send a statement, to begin it and to be woken by its answer costs
 more than the few rows that each of them reads. Nobody waits for company: a batch begins at once while none of its kind
-is under way. Whoever comes meanwhile goes with the next one, which begins when that one has ended or takes long, or
-when it is full itself. So a question that comes alone is answered alone, and the more of them come, the more share a
-statement. Databases write their logs in this way, and call it group commit. Where the last batch of a kind took long,
-the next one is as much shorter: what is not short goes by itself, and side by side.
+is under way. Whoever comes meanwhile goes with the next one, which begins when that one has ended or takes long. So a
+question that comes alone is answered alone, and the more of them come, the more share a statement. Databases write
+their logs in this way, and call it group commit.
+
+Where batches are quick, that is all: PostgreSQL answers the next one while this process deals with the answers of the
+last, and a second one at the same time would only make all of them wait for both. Where batches are not quick, one
+that is full begins at once, whatever else is under way. And where the last one took long, the next one is as much
+shorter: what is not short goes by itself, and side by side.
 """
 
 import asyncio
@@ -32,6 +36,8 @@ A = TypeVar("A")
 
 #: How long a batch may take; one that takes less could be longer for all we know.
 _BATCH_S: Final = 0.05
+#: What takes less is quick: about as long as this process needs for the answers of a full batch, or a little more.
+_QUICK_S: Final = 0.004
 
 
 class Batches(Generic[Q, A]):
@@ -92,49 +98,42 @@ class Batches(Generic[Q, A]):
             if not ready:
                 return
             kind = min(ready, key=_Kind.waits_since)
-            members, is_counted = kind.take()
-            self._waiting -= len(members)
+            batch = kind.take()
+            self._waiting -= len(batch.members)
             self._free -= 1
-            batch = _Batch(len(members), is_counted)
-            for asked in members:
-                asked.batch = batch
             # What it has to say, it says in the name of the first.
-            batch.task = asyncio.create_task(self._perform(members), context=members[0].context)
+            batch.task = asyncio.create_task(self._perform(batch), context=batch.members[0].context)
             # One that hangs, as on a connection that leads nowhere, holds up the others for a moment only.
-            overdue = asyncio.get_running_loop().call_later(_BATCH_S, self._let_go, kind, batch)
-            ended = partial(self._end, kind, members, batch, overdue, started=time.perf_counter())
-            # Not in the task: one that is cancelled before its first step does nothing at all.
-            batch.task.add_done_callback(ended)
+            batch.overdue = asyncio.get_running_loop().call_later(_BATCH_S, self._let_go, batch)
+            # Also here: a task that is cancelled before its first step does nothing at all.
+            batch.task.add_done_callback(partial(self._end, batch))
 
-    async def _perform(self, members: "list[_Asked[Q, A]]") -> None:
+    async def _perform(self, batch: "_Batch[Q, A]") -> None:
         try:
-            answers = await self._answer([asked.question for asked in members])
-            for asked, answer in zip(members, answers, strict=True):
+            answers = await self._answer([asked.question for asked in batch.members])
+            self._end(batch)  # the next one shall be under way while these are dealt with
+            for asked, answer in zip(batch.members, answers, strict=True):
                 asked.succeed(answer)
         except BaseException as error:
-            for asked in members:
+            for asked in batch.members:
                 asked.fail(error)
             if not isinstance(error, Exception):
                 raise
 
-    def _end(
-        self,
-        kind: "_Kind[Q, A]",
-        members: "list[_Asked[Q, A]]",
-        batch: "_Batch",
-        overdue: asyncio.TimerHandle,
-        _task: asyncio.Task[None],
-        *,
-        started: float,
-    ) -> None:
-        overdue.cancel()
+    def _end(self, batch: "_Batch[Q, A]", _task: object = None) -> None:
+        """PostgreSQL has no more to do for `batch`."""
+        if batch.has_ended:
+            return
+        batch.has_ended = True
+        if batch.overdue is not None:
+            batch.overdue.cancel()
         self._free += 1
-        kind.room = room_after(sum(asked.share for asked in members), took_s=time.perf_counter() - started)
-        self._let_go(kind, batch)
+        batch.kind.learn(sum(asked.share for asked in batch.members), took_s=time.perf_counter() - batch.started)
+        self._let_go(batch)
 
-    def _let_go(self, kind: "_Kind[Q, A]", batch: "_Batch") -> None:
+    def _let_go(self, batch: "_Batch[Q, A]") -> None:
         """Nobody waits for `batch` to end any more."""
-        kind.under_way -= batch.is_counted
+        batch.kind.under_way -= batch.is_counted
         batch.is_counted = False
         self._begin()
 
@@ -155,14 +154,19 @@ class Batches(Generic[Q, A]):
         self._waiting -= 1
 
 
-class _Batch(msgspec.Struct, eq=False):
-    """Questions that are answered together: how many still want to know, whether the next ones of their kind wait until
-    it has ended, and who answers them.
+class _Batch(msgspec.Struct, Generic[Q, A], eq=False):
+    """Questions that are answered together: when they began to be, how many still want to know, whether the next ones
+    of their kind wait until it has ended, who answers them, and what lets go of the next ones if that takes long.
     """
 
+    kind: "_Kind[Q, A]"
+    members: "list[_Asked[Q, A]]"
+    started: float
     waiting: int
     is_counted: bool
+    has_ended: bool = False
     task: asyncio.Task[None] | None = None
+    overdue: asyncio.TimerHandle | None = None
 
     def leave(self) -> None:
         """One wants to know no more. Where nobody does, nobody answers."""
@@ -179,7 +183,7 @@ class _Asked(msgspec.Struct, Generic[Q, A], eq=False):
     answer: asyncio.Future[A]
     since: float
     context: Context
-    batch: _Batch | None = None
+    batch: _Batch[Q, A] | None = None
 
     def succeed(self, answer: A) -> None:
         if not self.answer.done():
@@ -197,17 +201,18 @@ class _Asked(msgspec.Struct, Generic[Q, A], eq=False):
 @dataclass(slots=True, eq=False)
 class _Kind(Generic[Q, A]):
     """The questions of one kind that wait, first come first; how many of its batches are under way, but for questions
-    that filled one by themselves; and how much fits into the next.
+    that filled one by themselves; and of the last one, whether it was quick, and how much may thus be in the next.
     """
 
     queue: deque[_Asked[Q, A]] = field(default_factory=deque)
     share: float = 0.0
     under_way: int = 0
     room: float = 1.0
+    is_quick: bool = True
 
     @property
     def may_begin(self) -> bool:
-        return bool(self.queue) and (not self.under_way or self.share >= self.room)
+        return bool(self.queue) and (not self.under_way or (self.share >= self.room and not self.is_quick))
 
     def waits_since(self) -> float:
         return self.queue[0].since
@@ -220,8 +225,8 @@ class _Kind(Generic[Q, A]):
         self.queue.remove(asked)
         self.share -= asked.share
 
-    def take(self) -> tuple[list[_Asked[Q, A]], bool]:
-        """The questions of the next batch, which is under way from now on, and whether it is counted."""
+    def take(self) -> _Batch[Q, A]:
+        """The questions of the next batch, which is under way from now on."""
         members: list[_Asked[Q, A]] = []
         room = self.room
         while self.queue and (not members or self.queue[0].share <= room):
@@ -231,7 +236,15 @@ class _Kind(Generic[Q, A]):
             members.append(asked)
         is_counted = len(members) > 1 or members[0].share < self.room
         self.under_way += is_counted
-        return members, is_counted
+        batch = _Batch(self, members, time.perf_counter(), len(members), is_counted)
+        for asked in members:
+            asked.batch = batch
+        return batch
+
+    def learn(self, share: float, *, took_s: float) -> None:
+        """A batch of so much took so long."""
+        self.room = room_after(share, took_s=took_s)
+        self.is_quick = took_s < _QUICK_S
 
 
 def room_after(share: float, *, took_s: float) -> float:
