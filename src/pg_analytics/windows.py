@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator
 from datetime import date, timedelta
 from enum import StrEnum
+from functools import lru_cache
 from typing import Final
 
 import msgspec
@@ -102,6 +103,7 @@ def month_of(day: date) -> DayRange:
     return DayRange(max(start, FIRST_DAY), (start + timedelta(days=31)).replace(day=1))
 
 
+@lru_cache(maxsize=4096)  # some eleven years: the same days are asked for again and again
 def parse_day(text: str) -> date:
     """The day written as `YYYY-MM-DD`; `ValueError` for any other form, day, or a day that cannot be asked for."""
     if not _ISO_DATE.fullmatch(text):

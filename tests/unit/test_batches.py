@@ -1,6 +1,8 @@
 """Who may ask PostgreSQL for a report, together with whom, who waits, and who is sent away."""
 
 import asyncio
+import gc
+import weakref
 from contextvars import ContextVar
 
 import pytest
@@ -191,6 +193,31 @@ async def test_a_batch_that_hangs_holds_up_the_others_for_a_moment_only(monkeypa
     answerer.release.set()
     assert await asyncio.gather(*tasks) == [10, 20]
     assert await asyncio.gather(*(answerer.ask(number) for number in (3, 4))) == [30, 40], "and all is as before"
+
+
+async def test_nothing_of_a_question_is_left_for_the_collector_of_cycles() -> None:
+    class Question:
+        """One that can be watched."""
+
+    async def answer(questions: list[Question]) -> list[int]:
+        await asyncio.sleep(0)
+        return [1 for _ in questions]
+
+    batches = Batches(answer, places=1, queue=9, patience_s=LONG_S)
+    watched: list[weakref.ref[Question]] = []
+
+    async def ask() -> int:
+        question = Question()
+        watched.append(weakref.ref(question))
+        return await batches.ask("kind", question, share=QUARTER)
+
+    gc.disable()
+    try:
+        assert await asyncio.gather(*(ask() for _ in range(3))) == [1, 1, 1]
+        await _settled()
+        assert [question() for question in watched] == [None, None, None]
+    finally:
+        gc.enable()
 
 
 async def test_questions_of_different_kinds_are_not_answered_together() -> None:

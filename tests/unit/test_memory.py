@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pg_analytics.reports.cache import took_ms
 from pg_analytics.reports.memory import Memory, Told
 
 MEGABYTE = 1024 * 1024
@@ -21,7 +22,7 @@ def hit(rows: bytes = b"[]", *, execution_ms: int = 1) -> bytes:
 
 def put(memory: Memory, key: str, body: bytes, *, version: int = 1, slug: str = "report") -> None:
     """Keep an answer."""
-    memory.put(slug, version, key, body, tag=b'"1-a"', question=None)
+    memory.put(slug, version, key, body, tag=b'"1-a"', cost_ms=took_ms(body))
 
 
 def test_an_answer_is_found_under_its_version_only() -> None:
@@ -32,6 +33,19 @@ def test_an_answer_is_found_under_its_version_only() -> None:
     assert memory.get("report", 1, "a") is None
     assert memory.get("report", 3, "a") is None
     assert memory.get("other", 2, "a") is None
+
+
+def test_to_ask_whether_there_is_an_answer_is_not_to_ask_for_it() -> None:
+    memory = Memory(max_bytes=MEGABYTE)
+    put(memory, "a", hit(), version=2)
+
+    assert memory.has("report", 2, "a")
+    assert not memory.has("report", 1, "a")
+    assert not memory.has("report", 2, "b")
+    assert not memory.has("other", 2, "a")
+    kept = memory.get("report", 2, "a")
+    assert kept is not None
+    assert kept.asked == 2, "once when it came, and once now"
 
 
 def test_a_version_that_moves_on_takes_every_older_answer_of_its_report_along() -> None:

@@ -10,7 +10,6 @@ from random import getrandbits
 from typing import Final
 from urllib.parse import unquote_to_bytes
 
-import msgspec
 import structlog
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -49,7 +48,7 @@ class Gateway:
         """
         self._application = application
         self._deadline_s = deadline.total_seconds()
-        self._answered: list[_Answered] = []
+        self._answered: list[dict[str, object]] = []
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -75,7 +74,9 @@ class Gateway:
         structlog.contextvars.bind_contextvars(request_id=name)
         deadline = _Deadline(self._deadline_s)
         try:
-            await self._answer(scope, incoming.receive, send_with_id)
+            wrong = _wrong_path(scope)
+            answer = self._application if wrong is None else failure(wrong)
+            await answer(scope, incoming.receive, send_with_id)
         except (Exception, asyncio.CancelledError) as error:
             # The caller gets an opaque answer; the cause goes to the log.
             if deadline.has_ended():
@@ -89,11 +90,16 @@ class Gateway:
                 await failure(told)(scope, incoming.receive, send_with_id)
         finally:
             deadline.cancel()
-        duration_ms = round((time.perf_counter() - started) * 1000, 2)
-        self._log_soon(_Answered(name, scope["method"], scope["path"], status, duration_ms))
+        self._log_soon(
+            request_id=name,
+            method=scope["method"],
+            path=scope["path"],
+            status=status,
+            duration_ms=round((time.perf_counter() - started) * 1000, 2),
+        )
         await incoming.drain()
 
-    def _log_soon(self, answered: "_Answered") -> None:
+    def _log_soon(self, **answered: object) -> None:
         """Log a request at the end of this turn of the loop, with all others of the turn: a line alone, between so much
         else, takes several times as long.
         """
@@ -104,24 +110,7 @@ class Gateway:
     def _log_answered(self) -> None:
         answered, self._answered = self._answered, []
         for request in answered:
-            _log.info("request", **msgspec.structs.asdict(request))
-
-    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        wrong = _wrong_path(scope)
-        if wrong is not None:
-            await failure(wrong)(scope, receive, send)
-        else:
-            await self._application(scope, receive, send)
-
-
-class _Answered(msgspec.Struct, frozen=True, gc=False):
-    """What the log says of a request."""
-
-    request_id: str
-    method: str
-    path: str
-    status: int
-    duration_ms: float
+            _log.info("request", **request)
 
 
 class _Deadline:

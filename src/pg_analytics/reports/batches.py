@@ -98,24 +98,24 @@ class Batches(Generic[Q, A]):
             if not ready:
                 return
             kind = min(ready, key=_Kind.waits_since)
-            batch = kind.take()
-            self._waiting -= len(batch.members)
+            batch, members = kind.take()
+            self._waiting -= len(members)
             self._free -= 1
             # What it has to say, it says in the name of the first.
-            batch.task = asyncio.create_task(self._perform(batch), context=batch.members[0].context)
+            batch.task = asyncio.create_task(self._perform(batch, members), context=members[0].context)
             # One that hangs, as on a connection that leads nowhere, holds up the others for a moment only.
             batch.overdue = asyncio.get_running_loop().call_later(_BATCH_S, self._let_go, batch)
             # Also here: a task that is cancelled before its first step does nothing at all.
             batch.task.add_done_callback(partial(self._end, batch))
 
-    async def _perform(self, batch: "_Batch[Q, A]") -> None:
+    async def _perform(self, batch: "_Batch[Q, A]", members: "list[_Asked[Q, A]]") -> None:
         try:
-            answers = await self._answer([asked.question for asked in batch.members])
+            answers = await self._answer([asked.question for asked in members])
             self._end(batch)  # the next one shall be under way while these are dealt with
-            for asked, answer in zip(batch.members, answers, strict=True):
+            for asked, answer in zip(members, answers, strict=True):
                 asked.succeed(answer)
         except BaseException as error:
-            for asked in batch.members:
+            for asked in members:
                 asked.fail(error)
             if not isinstance(error, Exception):
                 raise
@@ -128,7 +128,7 @@ class Batches(Generic[Q, A]):
         if batch.overdue is not None:
             batch.overdue.cancel()
         self._free += 1
-        batch.kind.learn(sum(asked.share for asked in batch.members), took_s=time.perf_counter() - batch.started)
+        batch.kind.learn(batch.share, took_s=time.perf_counter() - batch.started)
         self._let_go(batch)
 
     def _let_go(self, batch: "_Batch[Q, A]") -> None:
@@ -155,12 +155,13 @@ class Batches(Generic[Q, A]):
 
 
 class _Batch(msgspec.Struct, Generic[Q, A], eq=False):
-    """Questions that are answered together: when they began to be, how many still want to know, whether the next ones
-    of their kind wait until it has ended, who answers them, and what lets go of the next ones if that takes long.
+    """Questions that are answered together: how much they are and since when, how many still want to know, whether the
+    next ones of their kind wait until it has ended, who answers them, and what lets go of the next ones if that takes
+    long. They know of it, and it does not know them: neither would go before the collector of cycles came by.
     """
 
     kind: "_Kind[Q, A]"
-    members: "list[_Asked[Q, A]]"
+    share: float
     started: float
     waiting: int
     is_counted: bool
@@ -225,21 +226,21 @@ class _Kind(Generic[Q, A]):
         self.queue.remove(asked)
         self.share -= asked.share
 
-    def take(self) -> _Batch[Q, A]:
-        """The questions of the next batch, which is under way from now on."""
+    def take(self) -> tuple[_Batch[Q, A], list[_Asked[Q, A]]]:
+        """The next batch, which is under way from now on, and its questions."""
         members: list[_Asked[Q, A]] = []
-        room = self.room
-        while self.queue and (not members or self.queue[0].share <= room):
+        share = 0.0
+        while self.queue and (not members or share + self.queue[0].share <= self.room):
             asked = self.queue.popleft()
-            self.share -= asked.share
-            room -= asked.share
+            share += asked.share
             members.append(asked)
-        is_counted = len(members) > 1 or members[0].share < self.room
+        self.share -= share
+        is_counted = len(members) > 1 or share < self.room
         self.under_way += is_counted
-        batch = _Batch(self, members, time.perf_counter(), len(members), is_counted)
+        batch = _Batch(self, share, time.perf_counter(), len(members), is_counted)
         for asked in members:
             asked.batch = batch
-        return batch
+        return batch, members
 
     def learn(self, share: float, *, took_s: float) -> None:
         """A batch of so much took so long."""

@@ -9,6 +9,7 @@ would be a good part.
 """
 
 import time
+from collections.abc import Awaitable
 from functools import lru_cache
 from typing import Final, TypeAlias
 
@@ -19,7 +20,7 @@ from pg_analytics.errors import ServiceError, method_not_allowed
 from pg_analytics.http.body import ANNOUNCING_BODY
 from pg_analytics.http.envelope import failure
 from pg_analytics.http.gateway import new_request_id, sane_request_id
-from pg_analytics.reports.catalog import Catalog
+from pg_analytics.reports.catalog import Catalog, Known
 from pg_analytics.reports.memory import Kept, Told
 from pg_analytics.reports.run import Question, ReportRunner
 
@@ -85,18 +86,17 @@ class Hits:
         self._count = 0
         self._count_since = time.monotonic()
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer, or hand on."""
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        """Answer, or hand on. What hands on is no coroutine, here and below: each one that a request waits in costs it
+        something whenever it goes on.
+        """
         answer = self._answer(scope) if scope["type"] == "http" else None
         if answer is None:
-            await self._application(scope, receive, send)
-            return
-        start, body = answer
+            return self._application(scope, receive, send)
         self._count += 1
         if time.monotonic() - self._count_since >= _COUNT_S:
             self._log_count()
-        await send(start)
-        await send(body)
+        return _send(*answer, send)
 
     def _find(self, scope: Scope) -> tuple[Question, Kept, int] | None:
         """What is asked for, and its answer and age, if the answer is in memory and known to be current."""
@@ -149,39 +149,48 @@ class Misses:
         self._runner = runner
         self._below = below
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Answer, or hand on."""
         slug = _slug(scope["path"], self._below)
-        if slug is None:
-            await self._application(scope, receive, send)
-            return
+        return self._application(scope, receive, send) if slug is None else self._answer(slug, scope, receive, send)
+
+    async def _answer(self, slug: str, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             if scope["method"] not in _METHODS:
                 raise method_not_allowed(", ".join(_METHODS))
-            start, body = await self._answer(slug, scope)
+            question, known = await self._runner.resolve(slug, scope["query_string"])
+            gzip, unchanged = _conditions(scope, question, known)
+            if unchanged is None:
+                answer = await self._runner.answer(question, known)
+                headers = caching_headers(answer.tag, answer.max_age_s, answer.age_s)
+                start, body = _answered(scope["method"], answer.told, headers, gzip=gzip)
+            else:
+                start, body = _not_modified([*caching_headers(unchanged, known.entry.cache_ttl_seconds, 0)])
         except ServiceError as error:
             await failure(error)(scope, receive, send)
             return
         await send(start)
         await send(body)
 
-    async def _answer(self, slug: str, scope: Scope) -> tuple[Message, Message]:
-        """The two messages of the answer."""
-        question, known = await self._runner.resolve(slug, scope["query_string"])
-        gzip, if_none_match = False, []
-        for name, value in scope["headers"]:
-            if name == b"accept-encoding":
-                gzip = accepts_gzip(value)
-            elif name == b"if-none-match":
-                if_none_match.append(value)
-        ttl_s = known.entry.cache_ttl_seconds
-        if if_none_match and ttl_s and not known.degraded and not question.asked.fresh:
-            tag = question.tag(known.entry.version)
-            if any(is_known(tag, value) for value in if_none_match):
-                return _not_modified([*caching_headers(tag, ttl_s, 0)])
-        answer = await self._runner.answer(question, known)
-        headers = caching_headers(answer.tag, answer.max_age_s, answer.age_s)
-        return _answered(scope["method"], answer.told, headers, gzip=gzip)
+
+def _conditions(scope: Scope, question: Question, known: Known) -> tuple[bool, bytes | None]:
+    """Whether the client takes gzip; and the tag of the answer, if the client says that it has that already."""
+    gzip, if_none_match = False, []
+    for name, value in scope["headers"]:
+        if name == b"accept-encoding":
+            gzip = accepts_gzip(value)
+        elif name == b"if-none-match":
+            if_none_match.append(value)
+    if if_none_match and known.entry.cache_ttl_seconds and not known.degraded and not question.asked.fresh:
+        tag = question.tag(known.entry.version)
+        if any(is_known(tag, value) for value in if_none_match):
+            return gzip, tag
+    return gzip, None
+
+
+async def _send(start: Message, body: Message, send: Send) -> None:
+    await send(start)
+    await send(body)
 
 
 def _slug(path: str, below: str) -> str | None:

@@ -20,7 +20,7 @@ from typing import Final
 
 import msgspec
 
-from pg_analytics.reports.cache import from_memory, took_ms, with_meta
+from pg_analytics.reports.cache import from_memory, with_meta
 
 #: Bytes that an answer takes beside its body, about.
 _OVERHEAD: Final = 1024
@@ -106,11 +106,20 @@ class Memory:
             self._weigh(kept)
         return kept
 
-    def put(self, slug: str, version: int, key: str, hit: bytes, *, tag: bytes, question: object) -> None:
-        """Keep the body of a hit, unless newer numbers are known or it would take too much of the room."""
+    def has(self, slug: str, version: int, key: str) -> bool:
+        """Whether there is an answer of `version` under `key`. It does not count as asked for."""
+        report = self._reports.get(slug)
+        return report is not None and report.version == version and key in report.answers
+
+    def put(
+        self, slug: str, version: int, key: str, hit: bytes, *, tag: bytes, cost_ms: int, question: object = None
+    ) -> None:
+        """Keep the body of a hit that took `cost_ms` to compute, unless newer numbers are known or it would take too
+        much of the room.
+        """
         self.forget_older(slug, version)
         report = self._reports[slug]
-        kept = Kept(question, tag, hit, time.monotonic(), _OVERHEAD + int(_COPIES * len(hit)), 1 + took_ms(hit))
+        kept = Kept(question, tag, hit, time.monotonic(), _OVERHEAD + int(_COPIES * len(hit)), 1 + cost_ms)
         if version < report.version or kept.size > self._max_bytes / 10:
             return
         self._remove(report, key)

@@ -9,7 +9,7 @@ A fresh answer goes past the caches both ways: it is of one moment, which no ver
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from contextvars import Context
 from datetime import UTC, date, datetime
@@ -24,7 +24,15 @@ from pg_analytics.http.params import Query
 from pg_analytics.postgres.pool import lost
 from pg_analytics.reports import parameters, store
 from pg_analytics.reports.batches import Batches
-from pg_analytics.reports.cache import ReportCache, entry_key, from_memory, from_postgres, identity_of, with_meta
+from pg_analytics.reports.cache import (
+    ReportCache,
+    entry_key,
+    from_memory,
+    from_postgres,
+    identity_of,
+    took_ms,
+    with_meta,
+)
 from pg_analytics.reports.catalog import Catalog, Known
 from pg_analytics.reports.definition import ReportDefinition, builtin_definitions
 from pg_analytics.reports.memory import Kept, Memory, Told
@@ -163,17 +171,17 @@ class ReportRunner:
         asked = parameters.read(given, definition, known.entry, now=now, max_days=self._max_range_days)
         today = now.date() if given.value(DATE_TO) is None else None
         question = Question(slug, definition, shape, asked, identity_of(known.entry, asked), today)
-        if len(query) <= _REMEMBERED_BYTES:
+        if len(query) <= _REMEMBERED_BYTES and self._memory.has(slug, known.entry.version, question.identity):
             if len(self._questions) >= _REMEMBERED:
                 self._questions.popitem(last=False)
             self._questions[slug, query] = question
         return question, known
 
-    async def answer(self, question: Question, known: Known) -> Answer:
+    def answer(self, question: Question, known: Known) -> Awaitable[Answer]:
         """The answer; `ServiceError` 422 when there is too much to count for a fresh one, or 503 when PostgreSQL is
         lost or has too much to do and the answer is not cached.
         """
-        return await (self._fresh if question.asked.fresh else self._cached)(question, known)
+        return (self._fresh if question.asked.fresh else self._cached)(question, known)
 
     def _remember_favourites(self, slug: str, outdated: list[Kept]) -> None:
         favourites = nlargest(self._warm_up, outdated, key=lambda kept: kept.asked)
@@ -220,7 +228,7 @@ class ReportRunner:
         """From Redis, from whoever computes it already, or from PostgreSQL."""
         hit = await self._follow(key, ttl_s)
         if hit is not None:
-            return _Computed(self._remember(question, version, hit), hit)
+            return _Computed(self._remember(question, version, hit, took_ms(hit)), hit)
         try:
             data, meta, momentary, seen = await self._compute(question)
         except BaseException:
@@ -233,12 +241,13 @@ class ReportRunner:
             self._cache.give_up(key)
         else:
             self._cache.put(key, hit, ttl_s=ttl_s)
-        return _Computed(self._remember(question, version, hit), hit, momentary)
+        return _Computed(self._remember(question, version, hit, data["execution_ms"]), hit, momentary)
 
-    def _remember(self, question: Question, version: int, hit: bytes) -> bytes:
+    def _remember(self, question: Question, version: int, hit: bytes, cost_ms: int) -> bytes:
         """Keep an answer; its tag."""
         tag = question.tag(version)
-        self._memory.put(question.slug, version, question.identity, hit, tag=tag, question=question)
+        about = question if self._warm_up else None
+        self._memory.put(question.slug, version, question.identity, hit, tag=tag, cost_ms=cost_ms, question=about)
         return tag
 
     async def _follow(self, key: str, ttl_s: int) -> bytes | None:
