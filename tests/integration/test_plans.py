@@ -11,7 +11,8 @@ from pg_analytics.postgres.pool import Connection
 from pg_analytics.postgres.statements import statement
 from pg_analytics.reports.definition import builtin_definitions
 from pg_analytics.reports.statement import batch_statement, run_statement
-from pg_analytics.windows import DayRange
+from pg_analytics.reports.store import report_call, run_reports
+from pg_analytics.windows import DayRange, Window
 from tests.events import add_source
 from tests.rebuilding import Connect, rebuild
 
@@ -92,6 +93,37 @@ async def test_of_a_long_range_whole_months_are_read_by_the_month_and_only_the_r
     assert sorted(read["rollup_entity"]) == [2 * ENTITIES, 7 * ENTITIES], plan
     ranked = [node for node in nodes(plan) if node.get("Sort Method")]
     assert "top-N heapsort" in {node["Sort Method"] for node in ranked}, plan
+
+
+async def test_what_reads_whole_months_is_planned_for_its_days_and_everything_else_once(connect: Connect) -> None:
+    connection = await connect(plan_cache_mode="force_generic_plan")
+    plans: dict[int, tuple[int, int]] = {}
+    for days in (30, 365, 30, 365):
+        call = report_call(
+            builtin_definitions()["top-entities"],
+            None,
+            days=DayRange(FIRST, FIRST + timedelta(days=days)),
+            window=Window.DAY,
+            limit=50,
+            offset=0,
+            filters=[],
+        )
+        before = await _plans(connection)
+        assert [answer.row_count for answer in await run_reports(connection, [call])] == [0]
+        generic, custom = await _plans(connection)
+        plans[days] = generic - before[0], custom - before[1]
+
+    assert plans == {30: (1, 0), 365: (0, 1)}
+    assert await connection.fetchval("SHOW plan_cache_mode") == "force_generic_plan"
+
+
+async def _plans(connection: Connection) -> tuple[int, int]:
+    """How often rankings were run by a generic plan, and by one of their own."""
+    [row] = await connection.fetch(
+        "SELECT coalesce(sum(generic_plans), 0)::int AS generic, coalesce(sum(custom_plans), 0)::int AS custom"
+        " FROM pg_prepared_statements WHERE statement LIKE '-- top-entities%'"
+    )
+    return row["generic"], row["custom"]
 
 
 async def test_of_many_sources_only_those_that_are_asked_for_are_looked_up(connect: Connect) -> None:

@@ -8,7 +8,7 @@ from typing import Final
 
 import msgspec
 
-from pg_analytics.postgres.pool import Connection
+from pg_analytics.postgres.pool import Connection, transaction
 from pg_analytics.postgres.statements import statement
 from pg_analytics.reports.definition import ReportDefinition
 from pg_analytics.reports.statement import batch_statement, run_statement
@@ -91,6 +91,8 @@ class ReportCall(msgspec.Struct, frozen=True, gc=False):
     common: list[object]
     #: How much of a batch it is.
     share: float
+    #: Whether it reads whole months: so many rows that how to read them is worth a plan for these very days.
+    is_long: bool = False
 
     @property
     def arguments(self) -> list[object]:
@@ -174,9 +176,9 @@ def report_call(
     fresh = max_fresh_days is not None
     batched = definition.batched and not fresh
     asked: list[object] = [days.start, days.end, window.value, limit, offset, *filters]
+    # A fresh answer counts events in place of days, and knows of no such months.
+    months = DayRange(days.end, days.end) if fresh or not definition.reads_months else days.whole_months()
     if definition.reads_months:
-        # A fresh answer counts events in place of days, and knows of no such months.
-        months = DayRange(days.end, days.end) if fresh else days.whole_months()
         asked += [months.start, months.end]
     return ReportCall(
         run_statement(definition.slug, breakdown, fresh=fresh),
@@ -184,13 +186,18 @@ def report_call(
         asked,
         [definition.rollup, max_fresh_days if fresh else _MAX_LOG_BYTES, definition.slug],
         max(1 / _MOST_TOGETHER, days.day_count / _MOST_DAYS_TOGETHER) if batched else 1.0,
+        is_long=months.day_count > 0 and not batched,
     )
 
 
 async def run_reports(connection: Connection, calls: Sequence[ReportCall]) -> list[ReportRows]:
     """Run reports of one statement, in one statement, so in one snapshot: no answer mixes two states."""
     first, started = calls[0], time.perf_counter()
-    if len(calls) == 1:
+    if first.is_long:
+        async with transaction(connection):
+            await connection.execute("SET LOCAL plan_cache_mode = force_custom_plan")
+            rows = await connection.fetch(first.statement, *first.arguments)
+    elif len(calls) == 1:
         rows = await connection.fetch(first.statement, *first.arguments)
     else:
         assert first.batch_statement is not None  # noqa: S101 - else they would not have been put together
