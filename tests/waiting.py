@@ -20,6 +20,12 @@ _PARKED: Final = """
         WHERE d.datname = current_database() AND l.locktype = 'advisory' AND NOT l.granted
     )
 """
+_UNLOCKED: Final = """
+    SELECT NOT EXISTS(
+        SELECT FROM pg_locks AS l JOIN pg_database AS d ON l.database = d.oid
+        WHERE d.datname = current_database() AND l.locktype = 'advisory'
+    )
+"""
 
 
 async def until_true(
@@ -49,6 +55,11 @@ async def until_blocked(
 async def until_parked(observer: Connection) -> None:
     """Until some session of this database waits for an advisory lock."""
     await until_true(observer, _PARKED)
+
+
+async def until_unlocked(observer: Connection) -> None:
+    """Until no session of this database has an advisory lock, or waits for one."""
+    await until_true(observer, _UNLOCKED)
 
 
 def until(probe: Callable[[], T | None]) -> T:

@@ -23,7 +23,7 @@ from tests.events import add_source, insert
 from tests.oracle import assert_nothing_stuck, assert_snapshots_equal_events
 from tests.proxy import Proxy
 from tests.rebuilding import Connect, logged_days
-from tests.waiting import until_parked, until_true
+from tests.waiting import until_parked, until_true, until_unlocked
 from tests.working import parked
 
 pytestmark = pytest.mark.anyio
@@ -169,6 +169,8 @@ async def let_wait(connection: Connection, age: timedelta) -> None:
 async def until_refreshed(connection: Connection) -> None:
     """Until the log is empty; then every number is right, and nothing is left behind."""
     await until_true(connection, NOTHING_LOGGED)
+    # Another refresher may be in the middle of a day that this one has brought up to date a moment before it.
+    await until_unlocked(connection)
     await assert_snapshots_equal_events(connection)
     await assert_nothing_stuck(connection)
 
