@@ -16,7 +16,7 @@ from redis import Redis
 from tests.acceptance.conftest import copy_of, until_somebody_waits
 from tests.acceptance.dataset import FIRST
 from tests.acceptance.envelopes import failed, succeeded
-from tests.acceptance.wire import get
+from tests.acceptance.wire import ask, get, request
 from tests.events import insert
 from tests.running import BASE_PATH, Service, serving
 from tests.waiting import until
@@ -108,6 +108,17 @@ def test_a_hit_in_memory_differs_from_the_answer_only_in_where_it_comes_from(ser
     assert (first_body["data"].pop("source_system"), first_body["data"].pop("cache_hit")) == ("postgres", False)
     assert (first_body["meta"].pop("cache_hit"), second_body["meta"].pop("cache_hit")) == (False, True)
     assert first_body == second_body
+
+
+def test_a_request_is_known_from_the_third_time_on_and_goes_past_the_log_then(service: Service) -> None:
+    names = [uuid4().hex for _ in range(5)]
+    for name in names:
+        path = "/reports" if name == names[-1] else f"{PATH}&limit=37"
+        target = f"{BASE_PATH}{path}".encode()
+        succeeded(ask(service, request(target, headers=f"X-Request-Id: {name}\r\n".encode())))
+    until(lambda: names[-1] in service.log())
+
+    assert [name in service.log() for name in names[:-1]] == [True, True, False, False]
 
 
 async def test_a_hit_in_memory_and_a_304_need_neither_redis_nor_postgresql(

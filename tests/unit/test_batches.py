@@ -244,6 +244,20 @@ async def test_no_more_are_under_way_than_there_are_places_and_who_has_waited_fo
     assert answerer.began == [[0], [1], [2], [3], [4]]
 
 
+async def test_each_batch_gives_back_one_place() -> None:
+    answerer = _Answerer(places=2)
+    answerer.release.set()
+    for number in range(5):
+        await answerer.ask(number, share=ALONE)
+    answerer.release.clear()
+
+    tasks = [answerer.ask(number, share=ALONE) for number in range(5, 9)]
+    await _settled()
+    assert answerer.under_way == 2
+    answerer.release.set()
+    await asyncio.gather(*tasks)
+
+
 async def test_whoever_finds_the_queue_full_is_sent_away_though_a_place_is_free_by_then() -> None:
     answerer = _Answerer(places=1, queue=0, patience_s=0.0)
     inside = answerer.ask(1, share=ALONE)
