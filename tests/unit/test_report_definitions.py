@@ -1,6 +1,7 @@
 """The reports that come with the service: each folder is whole, and says what the contract says."""
 
 import re
+from datetime import date, timedelta
 from importlib import resources
 
 import msgspec
@@ -9,7 +10,8 @@ import pytest
 from pg_analytics.reports import definition as definition_module
 from pg_analytics.reports.definition import ReportDefinition, builtin_definitions
 from pg_analytics.reports.statement import batch_statement, run_statement
-from pg_analytics.windows import Window
+from pg_analytics.reports.store import report_call
+from pg_analytics.windows import DayRange, Window
 
 DEFINITIONS = builtin_definitions()
 BREAKDOWNS = [(report, breakdown.name) for report in DEFINITIONS.values() for breakdown in report.breakdowns] + [
@@ -131,6 +133,35 @@ def test_the_statement_for_several_questions_takes_an_array_for_each_parameter_o
     # Each once, there; what all questions have in common stays as it is.
     found = [int(number) for number in re.findall(r"\$(\d+)", code)]
     assert sorted(found) == list(range(1, own + 4))
+
+
+@pytest.mark.parametrize(
+    "days,months,batched,fresh,is_long",
+    [
+        (365, True, False, False, True),
+        (30, True, False, False, False),
+        (365, False, False, False, False),
+        (365, True, True, False, False),  # several share a statement, and with it a plan
+        (365, True, False, True, False),  # the events of this moment: no months are read
+    ],
+)
+def test_what_reads_whole_months_for_itself_is_planned_for_its_days(
+    days: int, *, months: bool, batched: bool, fresh: bool, is_long: bool
+) -> None:
+    report = msgspec.structs.replace(DEFINITIONS["top-entities"], reads_months=months, batched=batched)
+    start = date(2026, 5, 4)
+
+    call = report_call(
+        report,
+        None,
+        days=DayRange(start, start + timedelta(days=days)),
+        window=Window.DAY,
+        limit=50,
+        offset=0,
+        filters=[],
+        max_fresh_days=7 if fresh else None,
+    )
+    assert call.is_long is is_long
 
 
 @reports
