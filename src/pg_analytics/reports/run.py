@@ -171,6 +171,7 @@ class ReportRunner:
         asked = parameters.read(given, definition, known.entry, now=now, max_days=self._max_range_days)
         today = now.date() if given.value(DATE_TO) is None else None
         question = Question(slug, definition, shape, asked, identity_of(known.entry, asked), today)
+        # Not at once: what is asked for once may never be asked for again.
         if len(query) <= _REMEMBERED_BYTES and self._memory.has(slug, known.entry.version, question.identity):
             if len(self._questions) >= _REMEMBERED:
                 self._questions.popitem(last=False)
