@@ -12,8 +12,9 @@ from tests.acceptance.answers import NONE, Answer, History
 from tests.acceptance.generations import Question
 from tests.running import BASE_PATH
 
-#: Longer than the service takes to say that it is late.
-_PATIENCE_S: Final = 60
+#: Longer than the service takes to say that it is late, and shorter than anybody waits for a state (`tests.waiting`):
+#: a process may be paused until some runs are completed, and those who wait for them may have just asked it.
+PATIENCE_S: Final = 20
 
 
 class Asked:
@@ -35,7 +36,7 @@ class Client:
 
     def __init__(self, asked: Asked) -> None:
         self.asked = asked
-        self._connection = http.client.HTTPConnection("127.0.0.1", asked.port, timeout=_PATIENCE_S)
+        self._connection = http.client.HTTPConnection("127.0.0.1", asked.port, timeout=PATIENCE_S)
 
     def close(self) -> None:
         """Close the connection."""

@@ -22,7 +22,7 @@ from redis import Redis
 
 from pg_analytics.embedded.process import Server, free_port
 from tests.acceptance.answers import NONE, Answer, Completed, History, Trouble
-from tests.acceptance.asking import Asked, Client
+from tests.acceptance.asking import PATIENCE_S, Asked, Client
 from tests.acceptance.generations import Question, Subject
 from tests.acceptance.processes import Starter
 from tests.proxy import Proxy
@@ -164,7 +164,7 @@ class Fleet:
     def _recompute(self, subject: Subject, random: Random) -> None:
         """One who writes a generation, recomputes, and asks everybody at once when told that it is done."""
         questions = [question for question in QUESTIONS if question.subject is subject]
-        with asyncio.Runner() as runner, httpx.Client(timeout=60, headers=AUTHORISED) as http:
+        with asyncio.Runner() as runner, httpx.Client(timeout=PATIENCE_S, headers=AUTHORISED) as http:
             connection = runner.run(asyncpg.connect(self.database_url))
             for generation in count(1):
                 runner.run(subject.write(connection, generation))

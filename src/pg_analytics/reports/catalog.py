@@ -160,7 +160,10 @@ class Catalog:
         await self._mirror()
 
     def _accept(self, entries: dict[str, CatalogEntry], started: float) -> None:
-        # A read on another connection may be the older one: a version never goes back.
+        lease_ends = started + LEASE_S
+        if lease_ends < self._lease_ends:
+            return  # a later read, on another connection, was quicker
+        # It may yet have seen the older state: a version never goes back.
         self._entries = {
             slug: replace(entry, version=max(entry.version, self._version_of(entry))) for slug, entry in entries.items()
         }
@@ -171,7 +174,8 @@ class Catalog:
             }
         for entry in self._entries.values():
             self._memory.forget_older(entry.slug, entry.version)
-        self._lease_ends = max(self._lease_ends, started + LEASE_S)
+        # An empty catalogue is one that is being set up. Its reports are asked for the moment that they are there.
+        self._lease_ends = lease_ends if entries else 0.0
 
     def _version_of(self, entry: CatalogEntry) -> int:
         known = self._entries.get(entry.slug)
