@@ -16,8 +16,7 @@ from pg_analytics.postgres.regularly import Regularly
 from pg_analytics.recompute import store, worker
 from pg_analytics.recompute.schedule import Scheduler, change_schedule
 from pg_analytics.recompute.schedule_store import ScheduleKey
-from pg_analytics.recompute.store import Run, Scope
-from pg_analytics.recompute.trigger import BACKLOG_CHANNEL
+from pg_analytics.recompute.store import BACKLOG_CHANNEL, Run, Scope
 from pg_analytics.recompute.worker import CONNECTIONS, Workers, WorkerSettings
 from pg_analytics.redis.client import RedisClient
 from pg_analytics.reports.catalog import install_builtin_reports

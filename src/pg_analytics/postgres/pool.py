@@ -77,10 +77,8 @@ class Postgres:
         as `16MB`, is for sessions whose statements build tables in memory; without `parallel`, a statement keeps to one
         core. With `generic_plans`, a statement is planned once per connection, whatever its arguments.
 
-        `prepared` are statements that each connection prepares when it opens, so that it need not inside a transaction.
-        The driver prepares in two steps; a process that is paused between them inside a transaction would keep its
-        locks for as long as it is paused, since PostgreSQL takes that session for a busy one, which none of its time
-        limits ends.
+        `prepared` are statements that each connection prepares when it opens, so that it need not inside a transaction
+        (see `transaction`).
         """
         self._url = url
         self._size = size
@@ -117,8 +115,7 @@ class Postgres:
         await connection.execute(f"SET lock_timeout = '{_PREPARE_LOCK_TIMEOUT}'")
         for sql in self._prepared:
             with suppress(*BLOCKED):
-                # The public `prepare` keeps its statement from every later call with the same text.
-                await connection._prepare(sql, use_cache=True)  # type: ignore[union-attr] # noqa: SLF001
+                await _learn(connection, sql)
         await connection.execute("RESET lock_timeout")
 
     async def warm_up(self) -> None:
@@ -239,12 +236,20 @@ class _Loan:
 
 
 @asynccontextmanager
-async def transaction(connection: Connection) -> AsyncIterator[None]:
+async def transaction(connection: Connection, *, prepare: Sequence[str] = ()) -> AsyncIterator[None]:
     """A READ COMMITTED transaction on a borrowed connection, whatever the database's default; inside one, a savepoint.
+
+    `prepare` are the statements of the block, where its connection has not prepared them when it was opened. The driver
+    prepares in two steps. A process that is paused between them keeps its locks for as long as it is paused: PostgreSQL
+    takes that session for a busy one, which none of its time limits ends. Before the block, those are locks that only
+    a change of the schema waits for. In it, where all is prepared, a paused session is an idle one, and ended by
+    `idle_in_transaction_session_timeout`.
 
     asyncpg's own block would send ROLLBACK even where a statement was left half-way, and wait for the answer of a
     server that may be hung. Here nothing more is sent then: the connection is about to be dropped.
     """
+    for sql in prepare:
+        await _learn(connection, sql)
     begun = connection.transaction(isolation="read_committed")
     await begun.start()
     try:
@@ -257,6 +262,12 @@ async def transaction(connection: Connection) -> AsyncIterator[None]:
             await begun.rollback()
         raise
     await begun.commit()
+
+
+async def _learn(connection: Connection, sql: str) -> None:
+    """Prepare a statement, unless this connection has."""
+    # The public `prepare` keeps its statement from every later call with the same text.
+    await connection._prepare(sql, use_cache=True)  # type: ignore[union-attr] # noqa: SLF001
 
 
 def lost() -> ServiceError:

@@ -14,6 +14,11 @@ def statements_of(*packages: str) -> list[str]:
     ]
 
 
+def statements(package: str, *names: str) -> list[str]:
+    """The text of each of these statements of a Python package."""
+    return [statement(package, name) for name in names]
+
+
 @cache
 def statement(package: str, name: str) -> str:
     """Text of `sql/<name>.sql` inside the Python package `package`.

@@ -20,13 +20,20 @@ import structlog
 from pg_analytics.audit.store import append_entry
 from pg_analytics.errors import not_found
 from pg_analytics.postgres.pool import Connection, transaction
+from pg_analytics.postgres.statements import statement, statements
 from pg_analytics.recompute import schedule_store, store
 from pg_analytics.recompute.schedule_store import Schedule, ScheduleKey
 from pg_analytics.recompute.store import Scope
-from pg_analytics.recompute.trigger import BACKLOG_CHANNEL, metadata
+from pg_analytics.recompute.trigger import metadata
 from pg_analytics.snapshots.store import read_horizons
 
 _log: Final = structlog.get_logger(__name__)
+
+#: What a change of a schedule runs, on a connection that others may not have run it on (see `transaction`).
+_CHANGING: Final = [
+    *statements(__package__, "lock_schedule", "change_schedule", "list_schedules"),
+    statement("pg_analytics.audit", "append_entry"),
+]
 
 #: Who asks for the runs of a schedule.
 REQUESTED_BY: Final = "schedule"
@@ -91,7 +98,7 @@ async def _enter(connection: Connection, scope: Scope) -> None:
         resource_id=str(run.id),
         metadata=metadata(scope) | {"requested_via": "schedule"},
     )
-    await connection.execute("SELECT pg_notify($1, '')", BACKLOG_CHANNEL)
+    await store.wake_workers(connection)
 
 
 async def change_schedule(
@@ -100,7 +107,7 @@ async def change_schedule(
     """Give the settings in `given`, by their names in `ScheduleSettings`, to the schedule `key`; the schedule as it is
     now. `ServiceError` 404 if there is none.
     """
-    async with transaction(connection):
+    async with transaction(connection, prepare=_CHANGING):
         before = await schedule_store.lock_schedule(connection, key)
         if before is None:
             raise not_found("schedule")

@@ -14,11 +14,14 @@ from pg_analytics.postgres.pool import Connection
 from pg_analytics.postgres.statements import statement
 from pg_analytics.windows import DayRange, Window
 
+#: Channel on which whoever enters a run wakes the workers.
+BACKLOG_CHANNEL: Final = "pg_analytics_backlog"
 #: Key of the advisory lock on the backlog.
-_BACKLOG_LOCK_KEY: Final = 0x7067_6162
+BACKLOG_LOCK_KEY: Final = 0x7067_6162
 
 _INSERT_RUN: Final = statement(__package__, "insert_run")
 _LOCK_BACKLOG: Final = statement(__package__, "lock_backlog")
+_WAKE_WORKERS: Final = statement(__package__, "wake_workers")
 _COUNT_PENDING: Final = statement(__package__, "count_pending")
 _FIND_ACTIVE_RUN: Final = statement(__package__, "find_active_run")
 _GET_RUN: Final = statement(__package__, "get_run")
@@ -183,7 +186,12 @@ async def insert_run(
 
 async def lock_backlog(connection: Connection) -> None:
     """Be the only trigger until the transaction ends."""
-    await connection.execute(_LOCK_BACKLOG, _BACKLOG_LOCK_KEY)
+    await connection.execute(_LOCK_BACKLOG, BACKLOG_LOCK_KEY)
+
+
+async def wake_workers(connection: Connection) -> None:
+    """Tell the workers of a new run, once the transaction is committed."""
+    await connection.execute(_WAKE_WORKERS, BACKLOG_CHANNEL)
 
 
 async def count_pending(connection: Connection) -> int:

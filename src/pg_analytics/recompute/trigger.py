@@ -15,6 +15,7 @@ import asyncpg
 from pg_analytics.audit.store import append_entry
 from pg_analytics.errors import ErrorCode, ServiceError, invalid, not_found, unavailable
 from pg_analytics.postgres.pool import Connection, Postgres, transaction
+from pg_analytics.postgres.statements import statement, statements
 from pg_analytics.recompute import store
 from pg_analytics.recompute.store import Mode, Run, Scope
 from pg_analytics.redis.client import RedisClient
@@ -22,8 +23,17 @@ from pg_analytics.reports.parameters import check_range
 from pg_analytics.reports.store import read_catalog
 from pg_analytics.snapshots.store import read_horizons
 
-#: Channel on which a trigger wakes the workers.
-BACKLOG_CHANNEL: Final = "pg_analytics_backlog"
+#: What the transactions here run, on a connection that others may not have run it on (see `transaction`).
+_ENTERING: Final = [
+    statement("pg_analytics.reports", "read_catalog"),
+    statement("pg_analytics.snapshots", "read_horizons"),
+    *statements(__package__, "find_active_run", "lock_backlog", "count_pending", "insert_run", "wake_workers"),
+    statement("pg_analytics.audit", "append_entry"),
+]
+_CANCELLING: Final = [
+    *statements(__package__, "cancel_run", "get_run"),
+    statement("pg_analytics.audit", "append_entry"),
+]
 
 #: Refusals that the audit trail tells of: the request was right, and was turned down for what it would have done.
 _REJECTIONS: Final = frozenset({ErrorCode.CONFLICT, ErrorCode.UNPROCESSABLE, ErrorCode.SERVICE_UNAVAILABLE})
@@ -83,7 +93,7 @@ class Trigger:
 
     async def cancel(self, run_id: UUID, actor: str) -> Run:
         """Cancel a run. `ServiceError` 404 if there is none, 409 if it has ended."""
-        async with self.postgres.connection() as connection, transaction(connection):
+        async with self.postgres.connection() as connection, transaction(connection, prepare=_CANCELLING):
             run = await store.cancel_run(connection, run_id)
             if run is None:
                 ended = await store.get_run(connection, run_id)
@@ -105,7 +115,7 @@ class Trigger:
     async def _enter(
         self, connection: Connection, run_id: UUID, scope: Scope, requested_by: str, *, via: str, locked: bool
     ) -> Run:
-        async with transaction(connection):
+        async with transaction(connection, prepare=_ENTERING):
             await _check_window(connection, scope)
             await _check_frozen(connection, scope)
             if not locked and (holder := await store.find_active_run(connection, scope)) is not None:
@@ -124,7 +134,7 @@ class Trigger:
                 resource_id=str(run.id),
                 metadata=metadata(scope) | {"requested_via": via},
             )
-            await connection.execute("SELECT pg_notify($1, '')", BACKLOG_CHANNEL)
+            await store.wake_workers(connection)
         return run
 
     async def _check_backlog(self, connection: Connection) -> None:

@@ -13,8 +13,8 @@ from pg_analytics.postgres.listener import Listener
 from pg_analytics.postgres.pool import BLOCKED, LOST, Connection, Postgres, describe, transaction
 from pg_analytics.recompute import store
 from pg_analytics.recompute.perform import LANES, Fenced, GaveWay, Performance
-from pg_analytics.recompute.store import Claim, Mode, Run, Summary
-from pg_analytics.recompute.trigger import BACKLOG_CHANNEL, lock_key, metadata
+from pg_analytics.recompute.store import BACKLOG_CHANNEL, Claim, Mode, Run, Summary
+from pg_analytics.recompute.trigger import lock_key, metadata
 from pg_analytics.redis.client import RedisClient
 from pg_analytics.reports.cache import ReportCache
 from pg_analytics.reports.catalog import LEASE_S

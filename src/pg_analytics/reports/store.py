@@ -194,7 +194,7 @@ async def run_reports(connection: Connection, calls: Sequence[ReportCall]) -> li
     """Run reports of one statement, in one statement, so in one snapshot: no answer mixes two states."""
     first, started = calls[0], time.perf_counter()
     if first.is_long:
-        async with transaction(connection):
+        async with transaction(connection, prepare=[first.statement]):
             await connection.execute("SET LOCAL plan_cache_mode = force_custom_plan")
             rows = await connection.fetch(first.statement, *first.arguments)
     elif len(calls) == 1:

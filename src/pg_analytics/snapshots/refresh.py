@@ -14,7 +14,7 @@ steady beat, and rebuilds what it finds by the protocol of this package. What is
 Any number of refreshers may run. Each takes the days whose lock is free, so that two of them share the work, and
 a day that a run is rebuilding is left to that run. A refresher that is killed, paused or cut off at any moment leaves
 either a day's rebuild and its empty log, or neither; a paused one is disconnected by the server's
-`idle_in_transaction_session_timeout`, and its days are free again (see `Postgres` for what it takes that it is).
+`idle_in_transaction_session_timeout`, and its days are free again (see `transaction` for what it takes that it is).
 """
 
 import asyncio
