@@ -11,7 +11,8 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from datetime import timedelta
-from itertools import count
+from functools import partial
+from itertools import chain, count
 from typing import Final
 
 import asyncpg
@@ -78,38 +79,38 @@ class Bench:
             *others,
         ]
 
-    def uncached(self, filled: Filled) -> tuple[list[Line], dict[str, float]]:
-        """Each report beside pgbench with the same statement; and its throughput by name."""
-        lines, throughputs = [], {}
-        with serving(filled.environment()) as service:
+    def uncached(self, filled: Sequence[Filled]) -> list[Line]:
+        """Each report beside pgbench with the same statement, in every database by turns; then how it does as events
+        grow.
+        """
+        lines: dict[int, list[Line]] = {one.events: [] for one in filled}
+        grown: list[Line] = []
+        with ExitStack() as opened:
+            services = [opened.enter_context(serving(one.environment())) for one in filled]
             for slug, breakdown in _REPORTS:
                 name = f"{slug}{f' by {breakdown}' if breakdown else ''}"
-                say(f"uncached: {name}, {filled.events:,} events")
-                definition = builtin_definitions()[slug]
-                days = DayRange(filled.first_day, filled.first_day + timedelta(days=MONTH))
-                call = store.report_call(
-                    definition,
-                    breakdown,
-                    days=days,
-                    window=Window.DAY,
-                    limit=load.LIMITS[0],
-                    offset=0,
-                    filters=[None] * len(definition.filters),
-                )
+                say(f"uncached: {name}")
+                call = _month_call(filled[0], slug, breakdown)
                 more = f"&breakdown={breakdown}" if breakdown else ""
-
-                def asked(slug: str = slug, more: str = more) -> float:
-                    return self._cold(filled, service, _CONNECTIONS, slug, more)
-
-                def bare(call: store.ReportCall = call) -> float:
-                    return self._pgbench(filled, call)
-
-                ours, pgbench = self._pairs(asked, bare)
-                throughputs[name] = ours
-                what = f"{name}, 30 days of {filled.events:,} events, uncached, against pgbench"
-                lines.append(Line(what, ours, pgbench, "1/s", 0.4, at_least=True))
-            lines.append(self._year(filled, service))
-        return lines, throughputs
+                measures = [
+                    measure
+                    for one, service in zip(filled, services, strict=True)
+                    for measure in (
+                        partial(self._cold, one, service, _CONNECTIONS, slug, more),
+                        partial(self._pgbench, one, call),
+                    )
+                ]
+                found = self._by_turns(*measures)
+                ours, pgbench = found[::2], found[1::2]
+                for one, value, reference in zip(filled, ours, pgbench, strict=True):
+                    what = f"{name}, 30 days of {one.events:,} events, uncached, against pgbench"
+                    lines[one.events].append(Line(what, value, reference, "1/s", 0.4, at_least=True))
+                if len(filled) > 1:
+                    times = f"{filled[-1].events:,} events against {filled[0].events:,}"
+                    grown.append(Line(f"{name}, 30 days, uncached, {times}", ours[-1], ours[0], "1/s"))
+            for one, service in zip(filled, services, strict=True):
+                lines[one.events].append(self._year(one, service))
+        return [*chain.from_iterable(lines.values()), *grown]
 
     def _year(self, filled: Filled, service: str) -> Line:
         """A year of the ranking: one request at a time, since one keeps every core busy."""
@@ -136,11 +137,7 @@ class Bench:
     def statement(self, filled: Filled) -> list[Line]:
         """The limit of any service on this server and driver, beside pgbench, and the service beside it."""
         say("a handler that only runs the statement")
-        definition = builtin_definitions()["volume-by-period"]
-        days = DayRange(filled.first_day, filled.first_day + timedelta(days=MONTH))
-        call = store.report_call(
-            definition, "period", days=days, window=Window.DAY, limit=load.LIMITS[0], offset=0, filters=[None]
-        )
+        call = _month_call(filled, "volume-by-period", "period")
         with serving(filled.environment()) as service, bare_handler(1, filled.url) as bare:
             ours, limit = self._pairs(
                 lambda: self._cold(filled, service, _CONNECTIONS),
@@ -280,30 +277,33 @@ class Bench:
         return median([self._throughput(url) for _ in range(self._rounds)])
 
     def _pairs(self, ours: Callable[[], float], reference: Callable[[], float]) -> tuple[float, float]:
-        """Medians of both, measured by turns, so that whatever else the machine does hits both."""
-        measured = [(ours(), reference()) for _ in range(self._rounds)]
-        return median([one for one, _ in measured]), median([other for _, other in measured])
+        one, other = self._by_turns(ours, reference)
+        return one, other
+
+    def _by_turns(self, *measures: Callable[[], float]) -> list[float]:
+        """Medians of all, measured by turns, so that whatever else the machine does hits every one of them."""
+        rounds = [[measure() for measure in measures] for _ in range(self._rounds)]
+        return [median(list(found)) for found in zip(*rounds, strict=True)]
 
 
-def _compared(few: Filled, many: Filled, throughputs: dict[int, dict[str, float]]) -> list[Line]:
-    """How the reports do as events grow."""
-    times = f"{many.events:,} events against {few.events:,}"
-    return [
-        Line(f"{name}, 30 days, uncached, {times}", throughputs[many.events][name], value, "1/s")
-        for name, value in throughputs[few.events].items()
-    ]
+def _month_call(filled: Filled, slug: str, breakdown: str | None) -> store.ReportCall:
+    """What a report runs for 30 days."""
+    definition = builtin_definitions()[slug]
+    return store.report_call(
+        definition,
+        breakdown,
+        days=DayRange(filled.first_day, filled.first_day + timedelta(days=MONTH)),
+        window=Window.DAY,
+        limit=load.LIMITS[0],
+        offset=0,
+        filters=[None] * len(definition.filters),
+    )
 
 
 def _measure(arguments: argparse.Namespace, filled: Sequence[Filled]) -> list[Line]:
     bench = Bench(seconds=arguments.seconds, rounds=arguments.rounds)
     largest = filled[-1]
-    lines = bench.cached(largest)
-    throughputs: dict[int, dict[str, float]] = {}
-    for one in filled:
-        found, throughputs[one.events] = bench.uncached(one)
-        lines += found
-    if len(filled) > 1:
-        lines += _compared(filled[0], largest, throughputs)
+    lines = [*bench.cached(largest), *bench.uncached(filled)]
     warmed = asyncio.run(bench.warm_up(largest))
     return [
         *lines,
