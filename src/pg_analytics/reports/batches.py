@@ -36,8 +36,8 @@ A = TypeVar("A")
 
 #: How long a batch may take; one that takes less could be longer for all we know.
 _BATCH_S: Final = 0.05
-#: What takes less is quick: a few times as long as this process needs for the answers of a full batch. Two that begin at
-#: the same time each take longer for it; what is quick alone must not pass for slow because of that, or it stays so.
+#: What takes less is quick: a few times as long as this process needs for the answers of a full batch. Two that begin
+#: together each take longer for it; what is quick alone must not pass for slow because of that, or it would stay so.
 _QUICK_S: Final = 0.006
 
 
